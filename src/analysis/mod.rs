@@ -1,0 +1,1 @@
+//! analysis: one file per question, plain results, no text. Reads `graph` and `runtime`. Used by `report`.

@@ -1,0 +1,119 @@
+//! A fixed-size bitmap in 64-bit words, and the same with atomic words for parallel marking.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// `len` bits, all clear at first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bitmap {
+    words: Vec<u64>,
+    len: usize,
+}
+
+impl Bitmap {
+    pub fn new(len: usize) -> Self {
+        Bitmap { words: vec![0; len.div_ceil(64)], len }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// False for an index beyond the end.
+    pub fn get(&self, i: usize) -> bool {
+        self.words.get(i / 64).is_some_and(|w| w >> (i % 64) & 1 == 1)
+    }
+
+    /// Does nothing for an index beyond the end.
+    pub fn set(&mut self, i: usize) {
+        if i < self.len {
+            self.words[i / 64] |= 1 << (i % 64);
+        }
+    }
+
+    /// Sets the bit; true if it was clear before.
+    pub fn insert(&mut self, i: usize) -> bool {
+        let was = self.get(i);
+        self.set(i);
+        !was && i < self.len
+    }
+
+    pub fn clear(&mut self, i: usize) {
+        if i < self.len {
+            self.words[i / 64] &= !(1 << (i % 64));
+        }
+    }
+
+    pub fn count_ones(&self) -> usize {
+        self.words.iter().map(|w| w.count_ones() as usize).sum()
+    }
+
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    pub fn words_mut(&mut self) -> &mut [u64] {
+        &mut self.words
+    }
+
+    /// Indices of set bits, ascending.
+    pub fn iter_ones(&self) -> impl Iterator<Item = usize> + '_ {
+        self.words.iter().enumerate().flat_map(|(wi, &word)| {
+            std::iter::successors((word != 0).then_some(word), |w| {
+                let rest = w & (w - 1);
+                (rest != 0).then_some(rest)
+            })
+            .map(move |w| wi * 64 + w.trailing_zeros() as usize)
+        })
+    }
+}
+
+/// Bits that several threads set at once.
+pub struct AtomicBitmap {
+    words: Vec<AtomicU64>,
+    len: usize,
+}
+
+impl AtomicBitmap {
+    pub fn new(len: usize) -> Self {
+        AtomicBitmap { words: (0..len.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(), len }
+    }
+
+    /// Sets the bit; true if this call was the one that set it.
+    pub fn insert(&self, i: usize) -> bool {
+        if i >= self.len {
+            return false;
+        }
+        let bit = 1u64 << (i % 64);
+        let word = &self.words[i / 64];
+        // Look before writing: most visits find the bit set, and a plain load does not take the cache line away.
+        word.load(Ordering::Relaxed) & bit == 0 && word.fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
+
+    pub fn get(&self, i: usize) -> bool {
+        self.words.get(i / 64).is_some_and(|w| w.load(Ordering::Relaxed) >> (i % 64) & 1 == 1)
+    }
+
+    pub fn into_bitmap(self) -> Bitmap {
+        Bitmap { words: self.words.into_iter().map(AtomicU64::into_inner).collect(), len: self.len }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ones_are_listed_in_order() {
+        let mut b = Bitmap::new(200);
+        for i in [0, 63, 64, 130, 199] {
+            b.set(i);
+        }
+        b.set(200);
+        assert_eq!(b.iter_ones().collect::<Vec<_>>(), [0, 63, 64, 130, 199]);
+        assert_eq!(b.count_ones(), 5);
+    }
+}

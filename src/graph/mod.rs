@@ -1,0 +1,73 @@
+//! graph: objects and edges in flat arrays, roots with their evidence, the reachable set.
+//! Built in one pass over pointer-holding spans. Used by `analysis`. Does not know questions or output.
+
+use std::ops::Range;
+
+use crate::base::{Addr, Bitmap, Goid, ObjectId};
+
+/// What kind of root; printed to users.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootKind {
+    Data,
+    Bss,
+    /// A live word of a goroutine's frame, by exact stack map.
+    Stack,
+    /// A word of an interrupted frame or a register, taken as a pointer because it looks like one.
+    Conservative,
+    /// g._defer, g._panic, g.sched.ctxt and the like.
+    Goroutine,
+    /// A finalizer's closure, or what the finalized object points to (the collector keeps both).
+    Finalizer,
+    Cleanup,
+    /// Queued finalizer or cleanup, about to run.
+    FinalizerQueue,
+    WeakHandle,
+    /// The current tiny block of a P.
+    TinyBlock,
+    Other,
+}
+
+/// One word outside the heap (or in a special record) that keeps an object alive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Root {
+    pub kind: RootKind,
+    pub target: ObjectId,
+    /// Where the word is: address of the global's word, stack slot, special record; null for a register.
+    pub at: Addr,
+    /// Byte offset in the target slot to which the word points.
+    pub offset: u32,
+    /// Goroutine of stack roots, else 0.
+    pub goid: Goid,
+    /// Index of the frame from the innermost, for stack roots.
+    pub frame: u32,
+}
+
+/// Compressed sparse rows over object ids. Only slots of spans with pointers have rows that may be non-empty.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    /// `row[i]..row[i+1]` are the edges of object i; len = slots + 1.
+    pub row: Vec<u32>,
+    /// Target object of each edge.
+    pub target: Vec<ObjectId>,
+    /// Word index in the source slot that holds the edge's pointer (65535 = at or beyond that word; see `far_words`).
+    pub word: Vec<u16>,
+    /// Word indices of edges whose `word` is 65535: (edge index, word index), sorted.
+    pub far_words: Vec<(u32, u32)>,
+    pub roots: Vec<Root>,
+    /// Objects reached from `roots`.
+    pub reachable: Bitmap,
+}
+
+impl Graph {
+    pub fn edges(&self, id: ObjectId) -> Range<usize> {
+        match (self.row.get(id.index()), self.row.get(id.index() + 1)) {
+            (Some(&a), Some(&b)) => a as usize..b as usize,
+            _ => 0..0,
+        }
+    }
+
+    pub fn children(&self, id: ObjectId) -> &[ObjectId] {
+        &self.target[self.edges(id)]
+    }
+}

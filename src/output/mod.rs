@@ -1,0 +1,1 @@
+//! output: text and JSON forms of a report. Computes nothing.

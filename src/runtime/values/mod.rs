@@ -1,0 +1,1 @@
+//! runtime::values: strings, slices, maps (one file per implementation), channels, interfaces, closures.
