@@ -1,1 +1,3 @@
 //! analysis: one file per question, plain results, no text. Reads `graph` and `runtime`. Used by `report`.
+
+pub mod dominators;

@@ -60,6 +60,28 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// A graph from a list of edges (tests, snapshots); the source word of each edge counts up within its object.
+    pub fn from_edges(slots: usize, edges: impl IntoIterator<Item = (ObjectId, ObjectId)>, roots: Vec<Root>) -> Graph {
+        let mut edges: Vec<_> = edges.into_iter().collect();
+        edges.sort_by_key(|e| e.0);
+        let mut graph = Graph { row: vec![0; slots + 1], roots, reachable: Bitmap::new(slots), ..Graph::default() };
+        for (from, to) in edges {
+            let word = graph.row[from.index() + 1] as u16;
+            graph.row[from.index() + 1] += 1;
+            graph.target.push(to);
+            graph.word.push(word);
+        }
+        for i in 1..graph.row.len() {
+            graph.row[i] += graph.row[i - 1];
+        }
+        graph
+    }
+
+    /// Number of object ids, free slots included.
+    pub fn slots(&self) -> usize {
+        self.row.len().saturating_sub(1)
+    }
+
     pub fn edges(&self, id: ObjectId) -> Range<usize> {
         match (self.row.get(id.index()), self.row.get(id.index() + 1)) {
             (Some(&a), Some(&b)) => a as usize..b as usize,
