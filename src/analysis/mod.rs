@@ -1,3 +1,4 @@
 //! analysis: one file per question, plain results, no text. Reads `graph` and `runtime`. Used by `report`.
 
 pub mod dominators;
+pub mod paths;

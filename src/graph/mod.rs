@@ -77,6 +77,11 @@ impl Graph {
         graph
     }
 
+    /// The object that holds edge `edge` (binary search over the rows).
+    pub fn source_of(&self, edge: usize) -> ObjectId {
+        ObjectId(self.row.partition_point(|&r| r as usize <= edge).saturating_sub(1) as u32)
+    }
+
     /// Number of object ids, free slots included.
     pub fn slots(&self) -> usize {
         self.row.len().saturating_sub(1)
