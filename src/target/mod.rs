@@ -7,7 +7,58 @@ use serde::Serialize;
 
 use crate::base::{Addr, bytes};
 
+mod cache;
 pub mod fake;
+mod live;
+
+pub use live::HoldMode;
+
+/// Why a target could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    #[error("there is no process {0}")]
+    NoProcess(u32),
+    #[error("{tid} is a thread of process {pid}")]
+    ThreadNotProcess { tid: u32, pid: u32 },
+    #[error("process {0} has no executable: it is a kernel thread or about to exit")]
+    KernelThread(u32),
+    #[error("process {pid} is already traced by process {tracer} ({name})")]
+    OtherTracer { pid: u32, tracer: u32, name: String },
+    #[error("not allowed to {what} process {pid}: {why}")]
+    Denied { pid: u32, what: &'static str, why: String },
+    #[error("cannot read /proc/{pid}/{file}: {source}")]
+    Proc { pid: u32, file: &'static str, source: std::io::Error },
+    #[error("cannot open {path}: {source}", path = path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("{what}: {why}")]
+    Unsupported { what: String, why: String },
+    #[error("{path} is not a usable core file: {why}", path = path.display())]
+    BadCore { path: PathBuf, why: String },
+}
+
+impl TargetError {
+    fn proc(pid: u32, file: &'static str, source: std::io::Error) -> TargetError {
+        TargetError::Proc { pid, file, source }
+    }
+}
+
+/// The architecture from the first 20 bytes of an ELF file, or why gosleuth cannot work with it.
+fn arch_of_elf(head: &[u8]) -> Result<Arch, String> {
+    if head.get(..4) != Some(b"\x7fELF") {
+        return Err("the executable is not an ELF file".into());
+    }
+    if head.get(4) != Some(&2) {
+        return Err("32-bit program: gosleuth reads 64-bit Go programs only".into());
+    }
+    if head.get(5) != Some(&1) {
+        return Err("big-endian program: gosleuth reads amd64 and arm64 only".into());
+    }
+    match bytes::u16_at(head, 18) {
+        Some(62) => Ok(Arch::Amd64),
+        Some(183) => Ok(Arch::Arm64),
+        machine => Err(format!("machine type {machine:?}: gosleuth reads amd64 (62) and arm64 (183) only")),
+    }
+}
 
 /// Why target memory could not be read, with the first address that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -116,6 +167,8 @@ pub struct Target {
     /// Auxiliary vector: (AT_*, value).
     pub auxv: Vec<(u64, u64)>,
     pub memory: Arc<dyn Memory>,
+    freezer: Option<Arc<live::Freezer>>,
+    mode: &'static str,
 }
 
 impl Target {

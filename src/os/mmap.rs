@@ -1,0 +1,35 @@
+//! Read-only maps of files.
+
+use std::{fs::File, io, ops::Deref, path::Path};
+
+use memmap2::Mmap;
+
+/// A file mapped read-only. If another process truncates the file meanwhile, touching the lost part raises SIGBUS:
+/// binaries in use and finished cores are not truncated in practice.
+pub struct MappedFile(Option<Mmap>);
+
+impl MappedFile {
+    pub fn open(path: &Path) -> io::Result<MappedFile> {
+        Self::map(&File::open(path)?)
+    }
+
+    pub fn map(file: &File) -> io::Result<MappedFile> {
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        if meta.len() == 0 {
+            return Ok(MappedFile(None));
+        }
+        // SAFETY: the map is private and read-only; the only hazard, truncation by others, is documented above.
+        unsafe { Mmap::map(file) }.map(|m| MappedFile(Some(m)))
+    }
+}
+
+impl Deref for MappedFile {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}

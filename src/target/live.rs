@@ -1,0 +1,395 @@
+//! A live process, held still by ptrace. Nothing in the target is modified: whatever happens to this tool, SIGKILL
+//! included, the kernel detaches and the target runs on.
+//!
+//! ptrace obeys only the thread that attached, so one tracer thread does all of it and waits for the word to let go.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::{Arch, Fault, Hold, Memory, Target, TargetError, TargetKind, Thread, cache::PageCache};
+use crate::{
+    base::Addr,
+    os::{procfs, ptrace, vm},
+};
+
+/// How to hold a live target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum HoldMode {
+    /// Do not stop it: counters only, torn reads possible.
+    None,
+    #[default]
+    Freeze,
+}
+
+/// A thread that does not stop within this time (uninterruptible sleep) is left alone and reported.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Keeps the threads stopped; letting go is idempotent and happens on drop, panics included.
+pub(super) struct Freezer {
+    release: Mutex<Option<(mpsc::Sender<()>, JoinHandle<()>)>>,
+    started: Instant,
+    stopped: Mutex<Option<Duration>>,
+    held: AtomicBool,
+}
+
+impl Freezer {
+    /// Resumes all threads and waits until that is done.
+    pub(super) fn release(&self) {
+        let taken = self.release.lock().unwrap_or_else(|e| e.into_inner()).take();
+        if let Some((sender, thread)) = taken {
+            drop(sender);
+            // A panic of the tracer thread ends it, and with it every attachment.
+            let _ = thread.join();
+            self.held.store(false, Ordering::SeqCst);
+            *self.stopped.lock().unwrap_or_else(|e| e.into_inner()) = Some(self.started.elapsed());
+        }
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn stopped_ms(&self) -> Option<f64> {
+        self.stopped.lock().unwrap_or_else(|e| e.into_inner()).map(|d| d.as_secs_f64() * 1e3)
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// Memory of a live process.
+pub struct LiveMemory {
+    pid: u32,
+    /// Opened on first need: process_vm_readv does not see some mappings (and is forbidden by some seccomp profiles).
+    mem: std::sync::OnceLock<Option<std::fs::File>>,
+}
+
+impl LiveMemory {
+    pub fn new(pid: u32) -> LiveMemory {
+        LiveMemory { pid, mem: std::sync::OnceLock::new() }
+    }
+
+    fn fallback(&self, addr: Addr, buf: &mut [u8], cause: io::Error) -> Result<(), Fault> {
+        if cause.raw_os_error() == Some(libc::ESRCH) {
+            return Err(Fault::Gone(addr));
+        }
+        let file = self.mem.get_or_init(|| procfs::mem_file(self.pid).ok());
+        match file {
+            Some(f) if vm::read_mem_file(f, addr.0, buf).is_ok() => Ok(()),
+            _ if cause.raw_os_error() == Some(libc::EFAULT) => Err(Fault::NotMapped(addr)),
+            _ => Err(Fault::Unreadable(addr, cause.to_string())),
+        }
+    }
+}
+
+impl Memory for LiveMemory {
+    fn read(&self, addr: Addr, buf: &mut [u8]) -> Result<(), Fault> {
+        let mut done = 0;
+        while done < buf.len() {
+            let at = addr.checked_add(done as u64).ok_or(Fault::NotMapped(addr))?;
+            match vm::read_ranges(self.pid, &mut [(at.0, &mut buf[done..])]) {
+                Ok(0) => return self.fallback(at, &mut buf[done..], io::Error::from_raw_os_error(libc::EFAULT)),
+                Ok(n) => done += n,
+                Err(e) => return self.fallback(at, &mut buf[done..], e),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_scattered(&self, ranges: &mut [(Addr, &mut [u8])]) -> Vec<Result<(), Fault>> {
+        let mut results = Vec::with_capacity(ranges.len());
+        let mut rest = ranges;
+        while !rest.is_empty() {
+            let batch = rest.len().min(vm::MAX_RANGES);
+            let mut iov: Vec<(u64, &mut [u8])> = rest[..batch].iter_mut().map(|(a, b)| (a.0, &mut **b)).collect();
+            let mut copied = vm::read_ranges(self.pid, &mut iov).unwrap_or(0);
+            // The kernel stops at the first range it cannot read: take what is whole, read that one alone, go on.
+            let mut whole = 0;
+            for (_, buf) in &rest[..batch] {
+                if copied < buf.len() {
+                    break;
+                }
+                copied -= buf.len();
+                whole += 1;
+            }
+            results.extend((0..whole).map(|_| Ok(())));
+            if whole < batch {
+                let (addr, buf) = &mut rest[whole];
+                results.push(self.read(*addr, buf));
+                whole += 1;
+            }
+            rest = &mut rest[whole..];
+        }
+        results
+    }
+}
+
+/// What the tracer thread found when everything stood still.
+struct Still {
+    threads: Vec<Thread>,
+    unstopped: Vec<u32>,
+}
+
+impl Target {
+    /// Attaches to a running process and holds it as asked.
+    pub fn attach(pid: u32, mode: HoldMode) -> Result<Target, TargetError> {
+        if !procfs::exists(pid) {
+            return Err(TargetError::NoProcess(pid));
+        }
+        if let Some(tgid) = procfs::status_field(pid, "Tgid").and_then(|t| t.parse::<u32>().ok())
+            && tgid != pid
+        {
+            return Err(TargetError::ThreadNotProcess { tid: pid, pid: tgid });
+        }
+        let arch = arch_of_exe(pid)?;
+        let (threads, freezer) = match mode {
+            HoldMode::None => {
+                let tids = procfs::threads(pid).map_err(|e| TargetError::proc(pid, "task", e))?;
+                (tids.into_iter().map(|tid| Thread { tid, regs: None }).collect(), None)
+            }
+            HoldMode::Freeze => {
+                let (still, freezer) = freeze(pid, arch)?;
+                for tid in &still.unstopped {
+                    tracing::warn!(tid, "thread did not stop (uninterruptible sleep?)");
+                }
+                (still.threads, Some(Arc::new(freezer)))
+            }
+        };
+        let mappings = procfs::maps(pid).map_err(|e| TargetError::proc(pid, "maps", e))?;
+        let auxv = procfs::auxv(pid).map_err(|e| TargetError::proc(pid, "auxv", e))?;
+        let live = Arc::new(LiveMemory::new(pid));
+        // Try one read now: permission to stop a process and permission to read it can differ.
+        let probe = mappings.iter().find(|m| m.readable).map(|m| m.start).unwrap_or_default();
+        if let Err(fault) = live.read(probe, &mut [0; 8]) {
+            return Err(TargetError::Denied { pid, what: "read the memory of", why: fault.to_string() });
+        }
+        let memory: Arc<dyn Memory> = if mode == HoldMode::None { live } else { Arc::new(PageCache::new(live)) };
+        Ok(Target {
+            kind: TargetKind::Live,
+            pid: Some(pid),
+            arch,
+            exe: procfs::exe(pid).ok(),
+            exe_file: Some(procfs::exe_file(pid)),
+            mappings,
+            threads,
+            auxv,
+            memory,
+            freezer,
+            mode: if mode == HoldMode::None { "none" } else { "freeze" },
+        })
+    }
+
+    /// Lets the target run on before the `Target` is dropped; what was read stays valid, later reads do not fit it.
+    pub fn release(&self) {
+        if let Some(f) = &self.freezer {
+            f.release();
+        }
+    }
+
+    pub fn is_held(&self) -> bool {
+        self.freezer.as_ref().is_some_and(|f| f.is_held())
+    }
+
+    pub fn hold(&self) -> Hold {
+        Hold { mode: self.mode, stopped_ms: self.freezer.as_ref().and_then(|f| f.stopped_ms()) }
+    }
+}
+
+fn arch_of_exe(pid: u32) -> Result<Arch, TargetError> {
+    use std::io::Read;
+    let mut head = [0u8; 20];
+    std::fs::File::open(procfs::exe_file(pid)).and_then(|mut f| f.read_exact(&mut head)).map_err(|e| {
+        match e.kind() {
+            io::ErrorKind::PermissionDenied => denied(pid, "open the executable of", &e),
+            io::ErrorKind::NotFound => TargetError::KernelThread(pid),
+            _ => TargetError::proc(pid, "exe", e),
+        }
+    })?;
+    super::arch_of_elf(&head).map_err(|why| TargetError::Unsupported { what: format!("process {pid}"), why })
+}
+
+fn freeze(pid: u32, arch: Arch) -> Result<(Still, Freezer), TargetError> {
+    let (release_tx, release_rx) = mpsc::channel::<()>();
+    let (result_tx, result_rx) = mpsc::channel();
+    let started = Instant::now();
+    let thread = std::thread::Builder::new()
+        .name("tracer".into())
+        .spawn(move || {
+            let mut tracees = Tracees { pid, stops: BTreeMap::new() };
+            let result = tracees.stop_all().map(|unstopped| Still { threads: tracees.registers(arch), unstopped });
+            let failed = result.is_err();
+            if result_tx.send(result).is_ok() && !failed {
+                // Wakes when the freezer drops its end, and also if the whole process unwinds.
+                let _ = release_rx.recv();
+            }
+            tracees.let_go();
+        })
+        .map_err(|e| TargetError::Denied { pid, what: "start a tracer thread for", why: e.to_string() })?;
+    let still = result_rx
+        .recv()
+        .unwrap_or_else(|_| Err(TargetError::Denied { pid, what: "hold", why: "the tracer thread died".into() }));
+    match still {
+        Ok(still) => Ok((
+            still,
+            Freezer {
+                release: Mutex::new(Some((release_tx, thread))),
+                started,
+                stopped: Mutex::new(None),
+                held: AtomicBool::new(true),
+            },
+        )),
+        Err(e) => {
+            drop(release_tx);
+            let _ = thread.join();
+            Err(e)
+        }
+    }
+}
+
+/// The threads seized so far, with the stop each is in. Lives on the tracer thread only.
+struct Tracees {
+    pid: u32,
+    stops: BTreeMap<u32, ptrace::Stop>,
+}
+
+impl Drop for Tracees {
+    /// Also on a panic of the tracer thread.
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+impl Tracees {
+    /// Seizes and stops every thread, those born meanwhile included. Answers the threads that would not stop.
+    fn stop_all(&mut self) -> Result<Vec<u32>, TargetError> {
+        let mut unstopped = Vec::new();
+        loop {
+            let mut fresh = Vec::new();
+            let tids = match procfs::threads(self.pid) {
+                Ok(tids) => tids,
+                Err(_) => return Err(TargetError::NoProcess(self.pid)),
+            };
+            for tid in tids {
+                if self.stops.contains_key(&tid) || unstopped.contains(&tid) {
+                    continue;
+                }
+                match ptrace::seize(tid, 0) {
+                    Ok(()) => {
+                        // Only threads that were seized before their siblings stopped can still run and clone.
+                        self.stops.insert(tid, ptrace::Stop::Running);
+                        let _ = ptrace::interrupt(tid);
+                        fresh.push(tid);
+                    }
+                    Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
+                    // A thread that is exiting may refuse.
+                    Err(_) if matches!(procfs::thread_state(self.pid, tid), None | Some('Z' | 'X')) => {}
+                    Err(e) => return Err(denied(self.pid, "attach to", &e)),
+                }
+            }
+            if fresh.is_empty() {
+                break;
+            }
+            for tid in fresh {
+                match self.wait_stop(tid) {
+                    Some(ptrace::Stop::Exited) | None => {
+                        self.stops.remove(&tid);
+                        let _ = ptrace::reap(tid);
+                    }
+                    Some(ptrace::Stop::Running) => {
+                        self.stops.remove(&tid);
+                        let _ = ptrace::detach(tid, 0);
+                        unstopped.push(tid);
+                    }
+                    Some(stop) => {
+                        self.stops.insert(tid, stop);
+                    }
+                }
+            }
+        }
+        if self.stops.is_empty() {
+            return Err(TargetError::NoProcess(self.pid));
+        }
+        Ok(unstopped)
+    }
+
+    /// `None`: the thread is gone or a zombie; `Running`: it did not stop in time.
+    fn wait_stop(&self, tid: u32) -> Option<ptrace::Stop> {
+        let begin = Instant::now();
+        let mut spins = 0u32;
+        loop {
+            match ptrace::look(tid) {
+                Ok(ptrace::Stop::Running) => {}
+                Ok(stop) => return Some(stop),
+                Err(_) => return None,
+            }
+            spins += 1;
+            if spins < 200 {
+                std::thread::yield_now();
+            } else {
+                // A group leader that has exited stays a zombie until its threads are gone.
+                if matches!(procfs::thread_state(self.pid, tid), None | Some('Z' | 'X')) {
+                    return None;
+                }
+                if begin.elapsed() > STOP_PATIENCE {
+                    return Some(ptrace::Stop::Running);
+                }
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
+    }
+
+    fn registers(&self, arch: Arch) -> Vec<Thread> {
+        let decode = match arch {
+            Arch::Amd64 => ptrace::decode_amd64,
+            Arch::Arm64 => ptrace::decode_arm64,
+        };
+        self.stops
+            .keys()
+            .map(|&tid| Thread { tid, regs: ptrace::general_registers(tid).ok().and_then(|w| decode(&w)) })
+            .collect()
+    }
+
+    /// Detaches from every thread, giving back the signal that its stop caught.
+    fn let_go(&mut self) {
+        for (tid, stop) in std::mem::take(&mut self.stops) {
+            let signal = match ptrace::look(tid) {
+                Ok(ptrace::Stop::Signal(s)) => s,
+                Ok(ptrace::Stop::Exited) => {
+                    let _ = ptrace::reap(tid);
+                    continue;
+                }
+                // The stop is unconsumed, so looking again shows it; what was seen at first is the fallback.
+                _ => match stop {
+                    ptrace::Stop::Signal(s) => s,
+                    _ => 0,
+                },
+            };
+            let _ = ptrace::detach(tid, signal);
+        }
+    }
+}
+
+/// Turns a refusal into an error that says who refused and what to do.
+fn denied(pid: u32, what: &'static str, e: &io::Error) -> TargetError {
+    if !procfs::exists(pid) {
+        return TargetError::NoProcess(pid);
+    }
+    let tracer = procfs::status_field(pid, "TracerPid").and_then(|t| t.parse::<u32>().ok()).unwrap_or(0);
+    if tracer != 0 {
+        let name = procfs::comm(tracer).unwrap_or_else(|| "?".into());
+        return TargetError::OtherTracer { pid, tracer, name };
+    }
+    TargetError::Denied { pid, what, why: e.to_string() }
+}
