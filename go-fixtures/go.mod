@@ -1,0 +1,3 @@
+module gosleuth.test/fixtures
+
+go 1.19
