@@ -38,13 +38,6 @@ var (
 	plants   []func()
 )
 
-const (
-	waitMutex  = "sync.Mutex.Lock|semacquire"
-	waitRLock  = "sync.RWMutex.RLock|semacquire"
-	waitRWLock = "sync.RWMutex.Lock|semacquire"
-	waitGroup  = "sync.WaitGroup.Wait|semacquire"
-)
-
 func start(f func()) {
 	started++
 	go f()
@@ -81,11 +74,11 @@ func startLocks() {
 	fullHeld.Lock()
 	group.Add(1)
 	started += 8
-	go func() { fixture.Announce("mutex", waitMutex, "addr", hexRaw(&locked)); locked.Lock() }()
-	go func() { fixture.Announce("mutex2", waitMutex, "addr", hexRaw(&locked)); locked.Lock() }()
-	go func() { fixture.Announce("rwWriter", waitRWLock, "addr", hexRaw(&readHeld)); readHeld.Lock() }()
-	go func() { fixture.Announce("rwReader", waitRLock, "addr", hexRaw(&fullHeld)); fullHeld.RLock() }()
-	go func() { fixture.Announce("waitGroup", waitGroup, "addr", hexRaw(&group)); group.Wait() }()
+	go func() { fixture.Announce("mutex", fixture.Mutex, "addr", hexRaw(&locked)); locked.Lock() }()
+	go func() { fixture.Announce("mutex2", fixture.Mutex, "addr", hexRaw(&locked)); locked.Lock() }()
+	go func() { fixture.Announce("rwWriter", fixture.RWWrite, "addr", hexRaw(&readHeld)); readHeld.Lock() }()
+	go func() { fixture.Announce("rwReader", fixture.RWRead, "addr", hexRaw(&fullHeld)); fullHeld.RLock() }()
+	go func() { fixture.Announce("waitGroup", fixture.WaitGroup, "addr", hexRaw(&group)); group.Wait() }()
 	go func() {
 		cond.L.Lock()
 		fixture.Announce("cond", "sync.Cond.Wait", "addr", hexRaw(cond))
@@ -101,7 +94,7 @@ func startLocks() {
 		for !onceTaken() {
 			time.Sleep(time.Millisecond)
 		}
-		fixture.Announce("onceWaiter", waitMutex, "addr", hexRaw(&once))
+		fixture.Announce("onceWaiter", fixture.Mutex, "addr", hexRaw(&once))
 		once.Do(func() {})
 	}()
 }
