@@ -1,4 +1,289 @@
-//! image::dwarf: types, variables and constants from DWARF 4 and 5. gimli stays inside this room.
+//! image::dwarf: struct layouts, constants and variables from DWARF 4 and 5. gimli stays inside this room.
 
-/// DWARF of one binary, indexed on first use.
-pub struct Dwarf {}
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
+
+use gimli::{AttributeValue, EndianSlice, LittleEndian};
+use object::{Object, ObjectSection};
+use rayon::prelude::*;
+
+use crate::os::mmap::MappedFile;
+
+type Slice<'a> = EndianSlice<'a, LittleEndian>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DwarfError {
+    #[error("cannot parse the ELF file that holds DWARF: {0}")]
+    Elf(#[from] object::Error),
+    #[error("cannot parse DWARF: {0}")]
+    Dwarf(#[from] gimli::Error),
+}
+
+/// A member of a struct, nested structs flattened: `sched.pc`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub path: String,
+    pub offset: u64,
+    pub size: u64,
+}
+
+/// One struct type.
+#[derive(Clone, Debug, Default)]
+pub struct StructLayout {
+    pub size: u64,
+    pub members: Vec<Member>,
+}
+
+/// A package-level variable, at its ELF address.
+#[derive(Clone, Debug)]
+pub struct Variable {
+    pub name: String,
+    pub addr: u64,
+    /// Name of its type; empty if it has none.
+    pub type_name: String,
+    /// DW_AT_go_runtime_type: offset of the abi.Type from `runtime.types`, if the type has a descriptor.
+    pub runtime_type: Option<u64>,
+}
+
+/// DWARF of one binary: the parts that were asked for, read in one pass over the units.
+#[derive(Default)]
+pub struct Dwarf {
+    pub structs: HashMap<String, StructLayout>,
+    pub constants: HashMap<String, i64>,
+    /// By address.
+    pub variables: Vec<Variable>,
+}
+
+/// Members nested deeper than this are not flattened: types of a hostile file may contain themselves.
+const MAX_NESTING: u32 = 4;
+
+impl Dwarf {
+    /// Reads DWARF from `file`: the structs for which `want` says so, all constants and all global variables.
+    /// `None` if the file has no DWARF. Cost: one pass over .debug_info, units in parallel.
+    pub fn open(file: &Arc<MappedFile>, want: &(dyn Fn(&str) -> bool + Sync)) -> Result<Option<Dwarf>, DwarfError> {
+        let elf = object::File::parse(&***file)?;
+        if elf.section_by_name(".debug_info").is_none() && elf.section_by_name(".zdebug_info").is_none() {
+            return Ok(None);
+        }
+        let load = |id: gimli::SectionId| -> Result<Cow<'_, [u8]>, object::Error> {
+            match elf.section_by_name(id.name()) {
+                Some(s) => s.uncompressed_data(),
+                None => Ok(Cow::Borrowed(&[][..])),
+            }
+        };
+        let sections = gimli::DwarfSections::load(load)?;
+        let dwarf = sections.borrow(|s| EndianSlice::new(s, LittleEndian));
+        let mut headers = Vec::new();
+        let mut units = dwarf.units();
+        while let Some(h) = units.next()? {
+            headers.push(h);
+        }
+        let mut out = Dwarf::default();
+        let parts: Vec<Result<Dwarf, DwarfError>> = headers
+            .par_iter()
+            .map(|h| {
+                let unit = dwarf.unit(*h)?;
+                read_unit(&dwarf, &unit, want)
+            })
+            .collect();
+        for part in parts {
+            let part = part?;
+            out.structs.extend(part.structs);
+            out.constants.extend(part.constants);
+            out.variables.extend(part.variables);
+        }
+        out.variables.sort_by_key(|v| v.addr);
+        Ok(Some(out))
+    }
+
+    /// ELF address of a global variable.
+    pub fn variable(&self, name: &str) -> Option<u64> {
+        self.variables.iter().find(|v| v.name == name).map(|v| v.addr)
+    }
+}
+
+fn text<'a>(dwarf: &gimli::Dwarf<Slice<'a>>, unit: &gimli::Unit<Slice<'a>>, v: AttributeValue<Slice<'a>>) -> String {
+    dwarf.attr_string(unit, v).ok().and_then(|s| Some(s.to_string_lossy().into_owned())).unwrap_or_default()
+}
+
+fn read_unit<'a>(
+    dwarf: &gimli::Dwarf<Slice<'a>>,
+    unit: &gimli::Unit<Slice<'a>>,
+    want: &(dyn Fn(&str) -> bool + Sync),
+) -> Result<Dwarf, DwarfError> {
+    let mut out = Dwarf::default();
+    let mut cursor = unit.entries();
+    let Some((_, root)) = cursor.next_dfs()? else { return Ok(out) };
+    // cgo's C units and other languages have nothing of the Go runtime.
+    if !matches!(root.attr_value(gimli::DW_AT_language)?, Some(AttributeValue::Language(gimli::DW_LANG_Go))) {
+        return Ok(out);
+    }
+    // Only direct children of the unit are named types, constants and package-level variables.
+    let mut tree = unit.entries_tree(None)?;
+    let mut children = tree.root()?.children();
+    while let Some(node) = children.next()? {
+        let entry = node.entry();
+        let tag = entry.tag();
+        if !matches!(tag, gimli::DW_TAG_structure_type | gimli::DW_TAG_constant | gimli::DW_TAG_variable) {
+            continue;
+        }
+        let Some(name) = entry.attr_value(gimli::DW_AT_name)? else { continue };
+        let name = text(dwarf, unit, name);
+        match tag {
+            gimli::DW_TAG_structure_type if want(&name) => {
+                let mut layout = StructLayout {
+                    size: entry.attr(gimli::DW_AT_byte_size)?.and_then(|a| a.udata_value()).unwrap_or(0),
+                    ..StructLayout::default()
+                };
+                flatten(dwarf, unit, entry.offset(), "", 0, 0, &mut layout.members)?;
+                out.structs.insert(name, layout);
+            }
+            gimli::DW_TAG_constant => {
+                if let Some(a) = entry.attr(gimli::DW_AT_const_value)?
+                    && let Some(v) = a.sdata_value().or_else(|| a.udata_value().map(|u| u as i64))
+                {
+                    out.constants.insert(name, v);
+                }
+            }
+            gimli::DW_TAG_variable => {
+                if let Some(AttributeValue::Exprloc(e)) = entry.attr_value(gimli::DW_AT_location)?
+                    && let Some(addr) = static_address(dwarf, unit, e)
+                {
+                    let (type_name, runtime_type) = match entry.attr_value(gimli::DW_AT_type)? {
+                        Some(AttributeValue::UnitRef(at)) => describe(dwarf, unit, at),
+                        Some(AttributeValue::DebugInfoRef(at)) => describe_elsewhere(dwarf, at).unwrap_or_default(),
+                        _ => Default::default(),
+                    };
+                    out.variables.push(Variable { name, addr, type_name, runtime_type });
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(out)
+}
+
+/// A location expression that is just an address.
+fn static_address<'a>(
+    dwarf: &gimli::Dwarf<Slice<'a>>,
+    unit: &gimli::Unit<Slice<'a>>,
+    e: gimli::Expression<Slice<'a>>,
+) -> Option<u64> {
+    let mut ops = e.operations(unit.encoding());
+    let addr = match ops.next().ok()?? {
+        gimli::Operation::Address { address } => address,
+        gimli::Operation::AddressIndex { index } => dwarf.address(unit, index).ok()?,
+        _ => return None,
+    };
+    ops.next().ok()?.is_none().then_some(addr)
+}
+
+fn describe<'a>(
+    dwarf: &gimli::Dwarf<Slice<'a>>,
+    unit: &gimli::Unit<Slice<'a>>,
+    at: gimli::UnitOffset,
+) -> (String, Option<u64>) {
+    const DW_AT_GO_RUNTIME_TYPE: gimli::DwAt = gimli::DwAt(0x2904);
+    let Ok(entry) = unit.entry(at) else { return Default::default() };
+    let name = entry.attr_value(gimli::DW_AT_name).ok().flatten().map(|n| text(dwarf, unit, n)).unwrap_or_default();
+    // The form says "address", but the value is an offset from runtime.types and needs no relocation.
+    let rt = match entry.attr_value(DW_AT_GO_RUNTIME_TYPE) {
+        Ok(Some(AttributeValue::Addr(a))) => Some(a),
+        Ok(Some(AttributeValue::DebugAddrIndex(i))) => dwarf.address(unit, i).ok(),
+        _ => None,
+    };
+    (name, rt.filter(|&r| r != 0))
+}
+
+fn describe_elsewhere<'a>(
+    dwarf: &gimli::Dwarf<Slice<'a>>,
+    at: gimli::DebugInfoOffset,
+) -> Option<(String, Option<u64>)> {
+    with_unit_at(dwarf, at, |unit, offset| describe(dwarf, unit, offset))
+}
+
+/// Go's linker refers to types across units by .debug_info offset: find the unit and parse its header.
+fn with_unit_at<'a, T>(
+    dwarf: &gimli::Dwarf<Slice<'a>>,
+    at: gimli::DebugInfoOffset,
+    f: impl FnOnce(&gimli::Unit<Slice<'a>>, gimli::UnitOffset) -> T,
+) -> Option<T> {
+    let mut units = dwarf.units();
+    while let Ok(Some(h)) = units.next() {
+        if let Some(offset) = at.to_unit_offset(&h) {
+            let unit = dwarf.unit(h).ok()?;
+            return Some(f(&unit, offset));
+        }
+    }
+    None
+}
+
+/// Lists members with their offsets from the outermost struct; `at` is a struct, array or typedef.
+fn flatten<'a>(
+    dwarf: &gimli::Dwarf<Slice<'a>>,
+    unit: &gimli::Unit<Slice<'a>>,
+    at: gimli::UnitOffset,
+    prefix: &str,
+    base: u64,
+    depth: u32,
+    out: &mut Vec<Member>,
+) -> Result<(), DwarfError> {
+    if depth > MAX_NESTING {
+        return Ok(());
+    }
+    let mut tree = unit.entries_tree(Some(at))?;
+    let mut children = tree.root()?.children();
+    while let Some(node) = children.next()? {
+        let entry = node.entry();
+        if entry.tag() != gimli::DW_TAG_member {
+            continue;
+        }
+        let name = entry.attr_value(gimli::DW_AT_name)?.map(|n| text(dwarf, unit, n)).unwrap_or_default();
+        let offset = entry.attr(gimli::DW_AT_data_member_location)?.and_then(|a| a.udata_value()).unwrap_or(0);
+        let path = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+        let at = base.saturating_add(offset);
+        let mut size = 0;
+        let mut follow = |unit: &gimli::Unit<Slice<'a>>, ty: gimli::UnitOffset| -> Result<(), DwarfError> {
+            let (bytes, inner) = resolve(dwarf, unit, ty, 0)?;
+            size = bytes;
+            if let Some(inner) = inner {
+                flatten(dwarf, unit, inner, &path, at, depth + 1, out)?;
+            }
+            Ok(())
+        };
+        match entry.attr_value(gimli::DW_AT_type)? {
+            Some(AttributeValue::UnitRef(ty)) => follow(unit, ty)?,
+            Some(AttributeValue::DebugInfoRef(ty)) => {
+                if let Some(r) = with_unit_at(dwarf, ty, |u, o| follow(u, o)) {
+                    r?;
+                }
+            }
+            _ => {}
+        }
+        out.push(Member { path, offset: at, size });
+    }
+    Ok(())
+}
+
+/// Size of a type, and the struct behind it if it is one (typedefs followed).
+fn resolve<'a>(
+    dwarf: &gimli::Dwarf<Slice<'a>>,
+    unit: &gimli::Unit<Slice<'a>>,
+    at: gimli::UnitOffset,
+    depth: u32,
+) -> Result<(u64, Option<gimli::UnitOffset>), DwarfError> {
+    let entry = unit.entry(at)?;
+    let size = entry.attr(gimli::DW_AT_byte_size)?.and_then(|a| a.udata_value());
+    Ok(match entry.tag() {
+        gimli::DW_TAG_structure_type => (size.unwrap_or(0), Some(at)),
+        gimli::DW_TAG_pointer_type | gimli::DW_TAG_subroutine_type => (size.unwrap_or(8), None),
+        gimli::DW_TAG_typedef if depth < 8 => match entry.attr_value(gimli::DW_AT_type)? {
+            Some(AttributeValue::UnitRef(ty)) => resolve(dwarf, unit, ty, depth + 1)?,
+            // Maps, channels and funcs are typedefs of pointers to runtime types.
+            Some(AttributeValue::DebugInfoRef(ty)) => {
+                with_unit_at(dwarf, ty, |u, o| resolve(dwarf, u, o, depth + 1)).transpose()?.unwrap_or((8, None)).into()
+            }
+            _ => (8, None),
+        },
+        _ => (size.unwrap_or(0), None),
+    })
+}

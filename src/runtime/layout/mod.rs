@@ -2,8 +2,10 @@
 //! Sources: DWARF of the binary (`from_dwarf`) or the embedded table (`from_table`); one `Layout` either way.
 //! Ask for the member, not for the release. Hot loops index by enum: no names, no hashing.
 
+mod from_dwarf;
 mod wanted;
 
+pub use from_dwarf::wants;
 pub use wanted::{Constant, Field, Global, Need, Struct};
 
 /// Where a member lies in its struct.
