@@ -2,7 +2,15 @@
 //! Owns `Heap`, `Span`. Reads mheap_.allspans, mspan, heapArena (runtime/mheap.go). Used by `graph`.
 //! Does not know object types, roots or output.
 
+mod masks;
+mod read;
+pub mod specials;
+
+pub use masks::PointerMasks;
+
 use crate::base::{Addr, Bitmap, ObjectId};
+
+pub const PAGE: u64 = 8192;
 
 /// One span in state mSpanInUse (goroutine stacks and free spans are not here). Spans are kept in address order.
 #[derive(Clone, Debug)]
@@ -22,10 +30,7 @@ pub struct Span {
     /// No pointers in any slot: memory is never read.
     pub noscan: bool,
     pub user_arena: bool,
-    /// u32 magic to divide an offset by elemsize (mspan.divMul); 0 for large objects.
-    pub div_mul: u32,
     pub sweepgen: u32,
-    pub freeindex: u32,
     pub alloc_count: u32,
     /// Type of a large object with pointers (Go 1.22+), else null.
     pub large_type: Addr,
@@ -35,20 +40,68 @@ pub struct Span {
     pub mspan: Addr,
 }
 
+impl Span {
+    pub fn slot_addr(&self, i: u32) -> Addr {
+        self.start.offset(u64::from(i) * self.elemsize)
+    }
+}
+
 /// All in-use spans, with a page index from addresses to slots.
 pub struct Heap {
     /// By address.
     pub spans: Vec<Span>,
-    /// Bit per slot id: holds an allocated object.
+    /// Bit per slot id: holds an allocated object that the collector has not found dead.
     pub allocated: Bitmap,
-    /// Bit per slot id: marked by the collector (valid as `mark_state` says).
-    pub marked: Bitmap,
+    /// Bit per slot id: allocated, but found dead by the last collection and not swept yet.
+    pub dead: Bitmap,
     /// Slots over all spans.
     pub slots: u32,
+    /// mheap_.sweepgen.
+    pub sweepgen: u32,
+    /// Small spans keep their mark bits at their end.
+    pub green_tea: bool,
+    /// First page covered by `pages`.
+    first_page: u64,
+    /// Span index + 1 of each page from `first_page` on, in chunks of one arena; empty chunk: no span there.
+    pages: Vec<Vec<u32>>,
 }
+
+/// Pages of one arena (64 MiB).
+const ARENA_PAGES: u64 = 8192;
 
 impl Heap {
     pub fn is_allocated(&self, id: ObjectId) -> bool {
         self.allocated.get(id.index())
+    }
+
+    /// The span of an address.
+    pub fn span_at(&self, addr: Addr) -> Option<&Span> {
+        let page = (addr.0 / PAGE).checked_sub(self.first_page)?;
+        let chunk = self.pages.get((page / ARENA_PAGES) as usize)?;
+        let i = *chunk.get((page % ARENA_PAGES) as usize)?;
+        self.spans.get((i as usize).checked_sub(1)?)
+    }
+
+    /// The slot that contains `addr` (interior pointers included), allocated or not, and the offset in it.
+    pub fn find(&self, addr: Addr) -> Option<(ObjectId, u64)> {
+        let span = self.span_at(addr)?;
+        if addr >= span.limit {
+            return None;
+        }
+        let off = addr.distance_from(span.start)?;
+        let i = off / span.elemsize;
+        (i < u64::from(span.nelems)).then(|| (ObjectId(span.first.0 + i as u32), off - i * span.elemsize))
+    }
+
+    /// The span of an object.
+    pub fn span_of(&self, id: ObjectId) -> &Span {
+        let i = self.spans.partition_point(|s| s.first.0 <= id.0);
+        &self.spans[i.saturating_sub(1)]
+    }
+
+    /// Address and slot size of an object. Large objects: the bytes of their pages, as the runtime counts them.
+    pub fn extent(&self, id: ObjectId) -> (Addr, u64) {
+        let span = self.span_of(id);
+        (span.slot_addr(id.0 - span.first.0), span.elemsize)
     }
 }

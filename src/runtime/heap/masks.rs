@@ -1,0 +1,299 @@
+//! Which words of an object are pointers, by the method of the release, chosen once from what the layout has:
+//! arena bitmap of two bits a word (1.19), of one bit a word with noMorePtrs (1.20, 1.21), span bitmap and malloc
+//! header (1.22 and later).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, RwLock},
+};
+
+use super::{Heap, PAGE, Span, read::word};
+use crate::{
+    base::{Addr, bytes},
+    runtime::{
+        Runtime,
+        layout::{Field, Global},
+    },
+    target::Arch,
+};
+
+const ARENA: u64 = 64 << 20;
+/// Largest mask of a type that is read or expanded, in bits.
+const MAX_MASK_BITS: u64 = 1 << 27;
+/// abi.Type kinds and flags (internal/abi/type.go).
+const KIND_ARRAY: u8 = 17;
+const KIND_STRUCT: u8 = 25;
+const KIND_GC_PROG: u8 = 0x40;
+const TFLAG_MASK_ON_DEMAND: u8 = 0x10;
+
+enum Method {
+    TwoBits,
+    OneBit,
+    SpanBitmap,
+}
+
+/// The mask of a type: bit i = word i is a pointer; repeats every `size` bytes.
+pub struct TypeMask {
+    pub size: u64,
+    bits: Vec<u8>,
+    words: u64,
+}
+
+pub struct PointerMasks<'r> {
+    rt: &'r Runtime,
+    method: Method,
+    arenas: Addr,
+    arena_base: u64,
+    types: RwLock<HashMap<Addr, Option<Arc<TypeMask>>>>,
+}
+
+impl<'r> PointerMasks<'r> {
+    pub fn new(rt: &'r Runtime) -> PointerMasks<'r> {
+        let method = if rt.layout.has(Field::MspanLargeType) {
+            Method::SpanBitmap
+        } else if rt.layout.has(Field::HeapArenaNoMorePtrs) {
+            Method::OneBit
+        } else {
+            Method::TwoBits
+        };
+        // mheap_.arenas is [1]*[4194304]*heapArena on both architectures (L1 bits 0).
+        let arenas = rt
+            .globals
+            .get(Global::Mheap)
+            .and_then(|m| Some(m.offset(u64::from(rt.layout.field(Field::MheapArenas)?.offset))))
+            .and_then(|a| rt.target.read_ptr(a).ok())
+            .unwrap_or_default();
+        let arena_base = match rt.target.arch {
+            Arch::Amd64 => 0x8000_0000_0000,
+            Arch::Arm64 => 0,
+        };
+        PointerMasks { rt, method, arenas, arena_base, types: RwLock::default() }
+    }
+
+    /// Calls `f(slot, word index)` for every pointer word of the allocated slots of a span, ascending. `mem` is the
+    /// whole span. Noscan spans must not be given.
+    pub fn pointers(&self, heap: &Heap, span: &Span, mem: &[u8], mut f: impl FnMut(u32, u64)) {
+        let allocated = |i: u32| heap.allocated.get(span.first.index() + i as usize);
+        match self.method {
+            Method::SpanBitmap if span.user_arena => {}
+            Method::SpanBitmap if span.class == 0 => {
+                if !span.large_type.is_null() && allocated(0) {
+                    let limit = span.limit.distance_from(span.start).unwrap_or(span.bytes).min(span.bytes);
+                    self.repeat(span.large_type, 0, limit, |w| f(0, w));
+                }
+            }
+            Method::SpanBitmap if span.elemsize > 512 => {
+                for i in (0..span.nelems).filter(|&i| allocated(i)) {
+                    let at = (u64::from(i) * span.elemsize) as usize;
+                    let header = Addr(bytes::u64_at(mem, at).unwrap_or(0));
+                    if !header.is_null() {
+                        self.repeat(header, 8, span.elemsize, |w| f(i, w));
+                    }
+                }
+            }
+            Method::SpanBitmap => {
+                let tail = if heap.green_tea && span.elemsize >= 16 { 256 } else { 128 };
+                let Some(bitmap) = mem.get((PAGE - tail) as usize..) else { return };
+                let words = span.elemsize / 8;
+                for i in (0..span.nelems).filter(|&i| allocated(i)) {
+                    for w in 0..words {
+                        let bit = u64::from(i) * words + w;
+                        if bitmap.get((bit / 8) as usize).is_some_and(|b| b >> (bit % 8) & 1 == 1) {
+                            f(i, w);
+                        }
+                    }
+                }
+            }
+            Method::OneBit | Method::TwoBits => self.arena_pointers(heap, span, f),
+        }
+    }
+
+    /// Pointer words of `type` repeated over [from, to) bytes of a slot.
+    fn repeat(&self, ty: Addr, from: u64, to: u64, mut f: impl FnMut(u64)) {
+        let Some(mask) = self.type_mask(ty) else {
+            self.rt.diag.note("type mask unreadable", format_args!("type at {ty}"));
+            return;
+        };
+        let mut base = from;
+        while base < to && mask.size > 0 {
+            for w in 0..mask.words {
+                if base + 8 * w + 8 > to {
+                    return;
+                }
+                if mask.bits[(w / 8) as usize] >> (w % 8) & 1 == 1 {
+                    f(base / 8 + w);
+                }
+            }
+            base += mask.size;
+        }
+    }
+
+    fn type_mask(&self, ty: Addr) -> Option<Arc<TypeMask>> {
+        if let Some(m) = self.types.read().unwrap_or_else(|e| e.into_inner()).get(&ty) {
+            return m.clone();
+        }
+        let mask = self.read_mask(ty, 0).map(Arc::new);
+        self.types.write().unwrap_or_else(|e| e.into_inner()).insert(ty, mask.clone());
+        mask
+    }
+
+    fn read_mask(&self, ty: Addr, depth: u32) -> Option<TypeMask> {
+        let head = self.rt.target.read_vec(ty, 80, 80).or_else(|_| self.rt.target.read_vec(ty, 48, 48)).ok()?;
+        let (size, ptr_bytes, gcdata) = (word(&head, 0), word(&head, 1), Addr(word(&head, 4)));
+        let (tflag, kind) = (head[20], head[23]);
+        let words = ptr_bytes / 8;
+        if ptr_bytes > size || words > MAX_MASK_BITS || depth > 16 {
+            return None;
+        }
+        let plain = |at: Addr| -> Option<TypeMask> {
+            let bits = self.rt.target.read_vec(at, words.div_ceil(8), MAX_MASK_BITS / 8).ok()?;
+            Some(TypeMask { size, bits, words })
+        };
+        let on_demand = self.rt.image.go_version.minor >= 24 && tflag & TFLAG_MASK_ON_DEMAND != 0;
+        if words == 0 {
+            return Some(TypeMask { size, bits: Vec::new(), words: 0 });
+        }
+        if kind & KIND_GC_PROG != 0 && self.rt.image.go_version.minor <= 23 {
+            let program =
+                self.rt.target.read_vec(gcdata.offset(4), self.rt.target.read_u32(gcdata).ok()?.into(), 1 << 24);
+            return Some(TypeMask { size, bits: run_gc_program(&program.ok()?, words)?, words });
+        }
+        if !on_demand {
+            return plain(gcdata);
+        }
+        let built = self.rt.target.read_ptr(gcdata).ok()?;
+        if !built.is_null() && self.rt.globals.get(Global::InProgress) != Some(built) {
+            return plain(built);
+        }
+        // Not built yet: from the structure. Only arrays and structs carry the flag.
+        let mut bits = vec![0u8; words.div_ceil(8) as usize];
+        let mut put = |off: u64, m: &TypeMask| {
+            for w in (0..m.words).filter(|w| m.bits[(w / 8) as usize] >> (w % 8) & 1 == 1) {
+                let at = off / 8 + w;
+                if at < words {
+                    bits[(at / 8) as usize] |= 1 << (at % 8);
+                }
+            }
+        };
+        match kind & 0x1f {
+            KIND_ARRAY => {
+                let elem = self.read_mask(Addr(word(&head, 6)), depth + 1)?;
+                let n = bytes::u64_at(&self.rt.target.read_vec(ty.offset(64), 8, 8).ok()?, 0)?;
+                for i in 0..n.min(words) {
+                    put(i * elem.size, &elem);
+                }
+            }
+            KIND_STRUCT => {
+                let (fields, n) = (Addr(word(&head, 7)), word(&head, 8));
+                let raw = self.rt.target.read_vec(fields, n.checked_mul(24)?, 1 << 20).ok()?;
+                for f in raw.chunks_exact(24) {
+                    let inner = Addr(word(f, 1));
+                    let m = self.read_mask(inner, depth + 1)?;
+                    put(word(f, 2), &m);
+                }
+            }
+            _ => return None,
+        }
+        Some(TypeMask { size, bits, words })
+    }
+
+    /// Up to 1.21: the bitmap lies in the heapArena.
+    fn arena_pointers(&self, heap: &Heap, span: &Span, mut f: impl FnMut(u32, u64)) {
+        let two = matches!(self.method, Method::TwoBits);
+        let mut at = span.start;
+        let end = span.start.offset(span.bytes);
+        // Bits of the span's words: (pointer, more).
+        let mut bits: Vec<u8> = Vec::new();
+        let mut stops: Vec<u8> = Vec::new();
+        while at < end {
+            let index = (at.0.wrapping_add(self.arena_base)) / ARENA;
+            let arena_start = index.wrapping_mul(ARENA).wrapping_sub(self.arena_base);
+            let upto = end.0.min(arena_start.wrapping_add(ARENA));
+            let (from_word, words) = ((at.0 - arena_start) / 8, (upto - at.0) / 8);
+            let Ok(arena) = self.rt.target.read_ptr(self.arenas.offset(8 * index)) else { return };
+            let per_byte = if two { 4 } else { 8 };
+            let raw = self.rt.target.read_vec(arena.offset(from_word / per_byte), words.div_ceil(per_byte), 1 << 24);
+            let Ok(raw) = raw else {
+                self.rt.diag.note("heap bitmap unreadable", format_args!("span at {}", span.start));
+                return;
+            };
+            bits.extend(raw);
+            if !two && let Some(loc) = self.rt.layout.field(Field::HeapArenaNoMorePtrs) {
+                let raw = self.rt.target.read_vec(
+                    arena.offset(u64::from(loc.offset) + from_word / 512),
+                    words.div_ceil(512),
+                    1 << 22,
+                );
+                stops.extend(raw.unwrap_or_default());
+            }
+            at = Addr(upto);
+        }
+        let words = span.elemsize / 8;
+        let bit = |b: &[u8], i: u64| b.get((i / 8) as usize).is_some_and(|b| b >> (i % 8) & 1 == 1);
+        for i in (0..span.nelems).filter(|&i| heap.allocated.get(span.first.index() + i as usize)) {
+            let first = u64::from(i) * words;
+            for w in 0..words {
+                let n = first + w;
+                if two {
+                    let b = bits.get((n / 4) as usize).copied().unwrap_or(0) >> (n % 4);
+                    if b & 0x10 == 0 {
+                        break;
+                    }
+                    if b & 1 == 1 {
+                        f(i, w);
+                    }
+                } else {
+                    if bit(&bits, n) {
+                        f(i, w);
+                    }
+                    // The group of 64 words (aligned within the arena) ends here and no pointer follows.
+                    if n % 64 == 63 && bit(&stops, n / 64) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Expands a GC program (runtime/mbitmap.go runGCProg; to 1.23) to a mask of `words` bits.
+fn run_gc_program(p: &[u8], words: u64) -> Option<Vec<u8>> {
+    let mut bits: Vec<bool> = Vec::new();
+    let mut at = 0usize;
+    loop {
+        let op = *p.get(at)?;
+        at += 1;
+        if op == 0 || bits.len() as u64 >= words {
+            break;
+        }
+        let mut n = u64::from(op & 0x7f);
+        if op & 0x80 == 0 {
+            for i in 0..n as usize {
+                bits.push(p.get(at + i / 8)? >> (i % 8) & 1 == 1);
+            }
+            at += (n as usize).div_ceil(8);
+            continue;
+        }
+        if n == 0 {
+            let (v, used) = bytes::uvarint(p.get(at..)?)?;
+            (n, at) = (v, at + used);
+        }
+        let (count, used) = bytes::uvarint(p.get(at..)?)?;
+        at += used;
+        let n = usize::try_from(n).ok().filter(|&n| n > 0 && n <= bits.len())?;
+        let start = bits.len() - n;
+        for k in 0..count.checked_mul(n as u64)?.min(words) {
+            bits.push(bits[start + (k % n as u64) as usize]);
+        }
+    }
+    let mut out = vec![0u8; words.div_ceil(8) as usize];
+    for (i, _) in bits.iter().take(words as usize).enumerate().filter(|(_, b)| **b) {
+        out[i / 8] |= 1 << (i % 8);
+    }
+    Some(out)
+}
+
+/// The mask of a stack object: `words` bits at `gcdata`.
+pub fn bits_at(rt: &Runtime, at: Addr, words: u64) -> Option<Vec<u8>> {
+    rt.image.bytes(&rt.target, at, words.div_ceil(8)).filter(|_| words <= MAX_MASK_BITS)
+}

@@ -1,0 +1,205 @@
+//! Reads all spans of a still target: three rounds of batched reads (pointers, mspans, bitmaps), whatever their number.
+
+use super::{ARENA_PAGES, Heap, PAGE, Span};
+use crate::{
+    base::{Addr, Bitmap, ObjectId, bytes},
+    runtime::{
+        Runtime,
+        layout::{Field, Global, Struct},
+        view::{ReadError, Record},
+    },
+};
+
+/// mSpanInUse (runtime/mheap.go).
+const IN_USE: u64 = 1;
+/// Address space that one page index may cover: 64 TiB of user space would be 2^33 pages.
+const MAX_ARENAS: u64 = 1 << 20;
+
+/// Reads `len` bytes at each address, batched; unreadable ones are `None`.
+pub(crate) fn scattered(rt: &Runtime, at: &[Addr], len: usize) -> Vec<Option<Vec<u8>>> {
+    let mut bufs: Vec<Vec<u8>> = at.iter().map(|_| vec![0; len]).collect();
+    let mut ranges: Vec<(Addr, &mut [u8])> = at.iter().zip(&mut bufs).map(|(&a, b)| (a, b.as_mut_slice())).collect();
+    let ok = rt.target.memory.read_scattered(&mut ranges);
+    bufs.into_iter().zip(ok).map(|(b, r)| r.ok().map(|()| b)).collect()
+}
+
+impl Heap {
+    pub fn read(rt: &Runtime) -> Result<Heap, ReadError> {
+        let mheap = rt.globals.get(Global::Mheap).ok_or(ReadError::NoGlobal("runtime.mheap_"))?;
+        let head = rt.record_up_to(Struct::Mheap, mheap, Field::MheapAllspans)?;
+        let sweepgen = head.get(Field::MheapSweepgen)? as u32;
+        let all = rt.words("mheap_.allspans", head.slice(Field::MheapAllspans)?)?;
+        let size = rt.layout.size(Struct::Mspan).unwrap_or(0) as usize;
+        let mut spans: Vec<(Span, u32, Addr, Addr)> = Vec::new();
+        for batch in all.chunks(4096) {
+            let at: Vec<Addr> = batch.iter().map(|&a| Addr(a)).collect();
+            for (&addr, raw) in at.iter().zip(scattered(rt, &at, size)) {
+                let Some(raw) = raw else {
+                    rt.diag.note("span unreadable", format_args!("mspan at {addr}"));
+                    continue;
+                };
+                match decode(&Record::new(&rt.layout, addr, raw)) {
+                    Ok(Some(s)) => spans.push(s),
+                    Ok(None) => {}
+                    Err(e @ ReadError::Layout(_)) => return Err(e),
+                    Err(e) => rt.diag.note("span implausible", e),
+                }
+            }
+        }
+        spans.sort_by_key(|s| s.0.start);
+        spans.dedup_by(|b, a| {
+            let overlap = b.0.start.0 < a.0.start.0 + a.0.bytes;
+            if overlap {
+                rt.diag.note("spans overlap", format_args!("{} and {}", a.0.start, b.0.start));
+            }
+            overlap
+        });
+        let mut first = 0u32;
+        for (s, ..) in &mut spans {
+            s.first = ObjectId(first);
+            first = first.checked_add(s.nelems).ok_or(ReadError::Implausible {
+                what: "the heap",
+                addr: mheap,
+                why: "it has more slots than 32-bit ids can name".into(),
+            })?;
+        }
+        let mut heap = Heap {
+            spans: Vec::new(),
+            allocated: Bitmap::new(first as usize),
+            dead: Bitmap::new(first as usize),
+            slots: first,
+            sweepgen,
+            green_tea: false,
+            first_page: 0,
+            pages: Vec::new(),
+        };
+        heap.read_bits(rt, &spans);
+        heap.spans = spans.into_iter().map(|s| s.0).collect();
+        heap.index(mheap)?;
+        Ok(heap)
+    }
+
+    /// allocated(i) = i < freeindex or allocBits[i]; in spans that the last collection has not swept yet, only marked
+    /// slots are alive.
+    fn read_bits(&mut self, rt: &Runtime, spans: &[(Span, u32, Addr, Addr)]) {
+        self.green_tea = rt.layout.has(Field::HeapArenaPageUseSpanInlineMarkBits) && green_tea(spans);
+        for (i, (span, freeindex, alloc, marks)) in spans.iter().enumerate() {
+            let n = span.nelems as usize;
+            let len = n.div_ceil(8);
+            let mut bits = vec![0u8; len];
+            if rt.target.read(*alloc, &mut bits).is_err() {
+                rt.diag.note("allocBits unreadable", format_args!("span {} of {}", i, span.start));
+                continue;
+            }
+            let unswept = span.sweepgen == self.sweepgen.wrapping_sub(2)
+                || span.sweepgen == self.sweepgen.wrapping_add(1)
+                || span.sweepgen == self.sweepgen.wrapping_sub(1);
+            let mut marked = vec![0u8; len];
+            let mut use_marks = unswept && rt.target.read(*marks, &mut marked).is_ok();
+            // Green Tea keeps the marks of small objects at the end of the span until it is swept.
+            if use_marks && self.green_tea && (16..=512).contains(&span.elemsize) {
+                let mut tail = [0u8; 128];
+                if rt.target.read(Addr(span.start.0 + span.bytes - 128), &mut tail).is_ok() {
+                    for (m, t) in marked.iter_mut().zip(&tail[64..127]) {
+                        *m |= t;
+                    }
+                }
+            }
+            // A span in the middle of its sweep may already have its marks moved to allocBits.
+            if span.sweepgen == self.sweepgen.wrapping_sub(1) && marked.iter().all(|&b| b == 0) && *freeindex == 0 {
+                use_marks = false;
+            }
+            for slot in 0..n {
+                let bit = |b: &[u8]| b[slot / 8] >> (slot % 8) & 1 == 1;
+                if (slot as u32) < *freeindex || bit(&bits) {
+                    let id = span.first.index() + slot;
+                    if use_marks && !bit(&marked) { self.dead.set(id) } else { self.allocated.set(id) }
+                }
+            }
+        }
+    }
+
+    fn index(&mut self, mheap: Addr) -> Result<(), ReadError> {
+        let (Some(a), Some(b)) = (self.spans.first(), self.spans.last()) else { return Ok(()) };
+        self.first_page = a.start.0 / PAGE;
+        let chunks = ((b.start.0 + b.bytes) / PAGE - self.first_page).div_ceil(ARENA_PAGES);
+        if chunks > MAX_ARENAS {
+            return Err(ReadError::Implausible {
+                what: "the heap",
+                addr: mheap,
+                why: format!("spans reach from {} to {}", a.start, b.start),
+            });
+        }
+        self.pages = vec![Vec::new(); chunks as usize];
+        for (i, s) in self.spans.iter().enumerate() {
+            let from = s.start.0 / PAGE - self.first_page;
+            for page in from..from + s.bytes / PAGE {
+                let chunk = &mut self.pages[(page / ARENA_PAGES) as usize];
+                if chunk.is_empty() {
+                    chunk.resize(ARENA_PAGES as usize, 0);
+                }
+                chunk[(page % ARENA_PAGES) as usize] = i as u32 + 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Does this heap keep inline mark bits (Green Tea: 1.26 by default, 1.25 as an experiment)? Told from the spans: those
+/// with them have fewer slots than the heap bitmap alone would leave.
+fn green_tea(spans: &[(Span, u32, Addr, Addr)]) -> bool {
+    spans.iter().any(|(s, ..)| {
+        let without = (PAGE - if s.noscan { 0 } else { 128 }) / s.elemsize;
+        s.bytes == PAGE && (16..=512).contains(&s.elemsize) && u64::from(s.nelems) < without
+    })
+}
+
+/// A span in use with its freeindex, allocBits and gcmarkBits; `None` for other states.
+fn decode(r: &Record) -> Result<Option<(Span, u32, Addr, Addr)>, ReadError> {
+    if r.get(Field::MspanState)? != IN_USE {
+        return Ok(None);
+    }
+    let (start, npages, nelems) =
+        (r.get(Field::MspanStartAddr)?, r.get(Field::MspanNpages)?, r.get(Field::MspanNelems)?);
+    let (elemsize, freeindex) = (r.get(Field::MspanElemsize)?, r.get(Field::MspanFreeindex)?);
+    let class = r.get(Field::MspanSpanclass)? as u8;
+    let bytes = npages.wrapping_mul(PAGE);
+    if start == 0
+        || start % PAGE != 0
+        || npages == 0
+        || npages > 1 << 30
+        || elemsize == 0
+        || nelems == 0
+        || nelems.checked_mul(elemsize).is_none_or(|n| n > bytes)
+        || freeindex > nelems
+        || start.checked_add(bytes).is_none()
+    {
+        return Err(ReadError::Implausible {
+            what: "mspan",
+            addr: r.addr,
+            why: format!("start {start:#x}, {npages} pages, {nelems} x {elemsize} bytes, freeindex {freeindex}"),
+        });
+    }
+    let span = Span {
+        start: Addr(start),
+        bytes,
+        elemsize,
+        nelems: nelems as u32,
+        limit: r.ptr(Field::MspanLimit)?,
+        first: ObjectId(0),
+        class: class >> 1,
+        noscan: class & 1 == 1,
+        user_arena: r.opt(Field::MspanIsUserArenaChunk).unwrap_or(0) != 0,
+        sweepgen: r.get(Field::MspanSweepgen)? as u32,
+        alloc_count: r.get(Field::MspanAllocCount)? as u32,
+        large_type: Addr(r.opt(Field::MspanLargeType).unwrap_or(0)),
+        specials: r.ptr(Field::MspanSpecials)?,
+        mspan: r.addr,
+    };
+    Ok(Some((span, freeindex as u32, r.ptr(Field::MspanAllocBits)?, r.ptr(Field::MspanGcmarkBits)?)))
+}
+
+/// Words of a byte block, little endian.
+pub(crate) fn word(b: &[u8], i: usize) -> u64 {
+    bytes::u64_at(b, 8 * i).unwrap_or(0)
+}

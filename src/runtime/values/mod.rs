@@ -1,1 +1,0 @@
-//! runtime::values: strings, slices, maps (one file per implementation), channels, interfaces, closures.
