@@ -4,9 +4,11 @@
 
 mod masks;
 mod read;
+pub(crate) use read::scattered;
 pub mod specials;
 
 pub use masks::PointerMasks;
+pub(crate) use masks::bits_at;
 
 use crate::base::{Addr, Bitmap, ObjectId};
 
