@@ -1,4 +1,5 @@
 //! analysis: one file per question, plain results, no text. Reads `graph` and `runtime`. Used by `report`.
 
 pub mod dominators;
+pub mod liveness;
 pub mod paths;

@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+pub mod build;
+
 use crate::base::{Addr, Bitmap, Goid, ObjectId};
 
 /// What kind of root; printed to users.
