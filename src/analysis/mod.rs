@@ -1,5 +1,7 @@
 //! analysis: one file per question, plain results, no text. Reads `graph` and `runtime`. Used by `report`.
 
 pub mod dominators;
+pub mod goroutines;
+pub mod histogram;
 pub mod liveness;
 pub mod paths;
