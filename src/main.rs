@@ -1,1 +1,5 @@
-fn main() {}
+//! The gosleuth command.
+
+fn main() -> std::process::ExitCode {
+    gosleuth::cli::main()
+}

@@ -1,1 +1,100 @@
-//! output: text and JSON forms of a report. Computes nothing.
+//! output: text forms of results. Computes nothing but column widths.
+
+use std::io::{self, Write};
+
+use comfy_table::{CellAlignment, Table, presets::NOTHING};
+
+use crate::{
+    analysis::{goroutines::Goroutines, histogram::Histogram, liveness::Liveness},
+    base::{diag::Diagnostic, units},
+};
+
+/// Right-aligned figures first, the name last.
+fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
+    let mut t = Table::new();
+    t.load_preset(NOTHING);
+    t.set_header(head.iter().copied());
+    t.add_rows(rows);
+    for i in 0..head.len().saturating_sub(1) {
+        if let Some(c) = t.column_mut(i) {
+            c.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    t
+}
+
+pub fn top(out: &mut dyn Write, h: &Histogram, limit: usize) -> io::Result<()> {
+    let c = &h.coverage;
+    writeln!(
+        out,
+        "{} alive in {} objects. Type known exactly for {}, not known for {}.",
+        units::bytes(h.live.bytes),
+        units::count(h.live.objects),
+        units::percent(c.exact_bytes, h.live.bytes),
+        units::percent(c.unknown_bytes, h.live.bytes),
+    )?;
+    let shown = if limit == 0 { h.rows.len() } else { limit };
+    let rows = h.rows.iter().take(shown).map(|r| {
+        vec![
+            units::bytes(r.bytes),
+            units::percent(r.bytes, h.live.bytes),
+            units::count(r.objects),
+            format!("{:?}", r.known_by).to_lowercase(),
+            r.name.clone(),
+        ]
+    });
+    writeln!(out, "\n{}", table(&["bytes", "share", "objects", "known by", "type"], rows))?;
+    if h.rows.len() > shown {
+        writeln!(out, "... and {} more types (--limit 0 shows all)", h.rows.len() - shown)?;
+    }
+    Ok(())
+}
+
+pub fn goroutines(out: &mut dyn Write, g: &Goroutines, limit: usize) -> io::Result<()> {
+    writeln!(out, "{} goroutines with {} different stacks.", units::count(g.count), g.groups.len())?;
+    let shown = if limit == 0 { g.groups.len() } else { limit };
+    for group in g.groups.iter().take(shown) {
+        let state = if group.wait_reason.is_empty() { group.status.text() } else { &group.wait_reason };
+        let ids: Vec<String> = group.goids.iter().take(8).map(ToString::to_string).collect();
+        let more = if group.goids.len() > 8 { ", ..." } else { "" };
+        write!(out, "\n{} x [{state}]", units::count(group.count))?;
+        if let Some(s) = group.longest_wait_s {
+            write!(out, ", the longest for at least {}", units::duration_ns((s * 1e9) as u64))?;
+        }
+        writeln!(out, ": goroutine {}{more}", ids.join(", "))?;
+        for f in &group.stack {
+            writeln!(out, "    {}\n        {}:{}", f.function, f.file, f.line)?;
+        }
+    }
+    if g.groups.len() > shown {
+        writeln!(out, "\n... and {} more groups (--limit 0 shows all)", g.groups.len() - shown)?;
+    }
+    Ok(())
+}
+
+pub fn liveness(out: &mut dyn Write, l: &Liveness) -> io::Result<()> {
+    writeln!(
+        out,
+        "Liveness: {} of {} objects agree with the collector ({} ppm).",
+        units::count(l.both),
+        units::count(l.both + l.only_marked + l.only_reachable),
+        units::count(l.agreement_ppm)
+    )?;
+    writeln!(
+        out,
+        "  {} reached but held free, {} held alive but not reached (garbage since the last collection looks like this).",
+        units::count(l.only_reachable),
+        units::count(l.only_marked)
+    )?;
+    for e in &l.examples_only_marked {
+        writeln!(out, "  e.g. {} ({} bytes) is not reached", e.addr, e.bytes)?;
+    }
+    Ok(())
+}
+
+pub fn diagnostics(out: &mut dyn Write, list: &[Diagnostic]) -> io::Result<()> {
+    for d in list {
+        writeln!(out, "note: {} x {}, first: {}", units::count(d.count), d.kind, d.example)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! What went wrong, in words, with what to try next.
+
+use std::fmt;
+
+use crate::{
+    image::ImageError,
+    os::procfs,
+    runtime::{OpenError, view::ReadError},
+    target::TargetError,
+};
+
+/// One failure as the user sees it.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    remedy: Option<String>,
+    /// The reader of our output went away: not worth a word.
+    pub broken_pipe: bool,
+}
+
+impl Failure {
+    pub fn new(message: impl Into<String>, remedy: Option<&str>) -> Failure {
+        Failure { message: message.into(), remedy: remedy.map(str::to_owned), broken_pipe: false }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "gosleuth: {}", self.message)?;
+        if let Some(r) = &self.remedy {
+            write!(f, "\n  try: {r}")?;
+        }
+        Ok(())
+    }
+}
+
+impl From<TargetError> for Failure {
+    fn from(e: TargetError) -> Failure {
+        let remedy = match &e {
+            TargetError::NoProcess(_) => Some("pgrep -a NAME to find the process id".to_owned()),
+            TargetError::ThreadNotProcess { pid, .. } => Some(format!("the process id, {pid}")),
+            TargetError::OtherTracer { .. } => Some("detach the other debugger or tracer first".to_owned()),
+            TargetError::Denied { .. } => Some(match procfs::yama_scope() {
+                Some(3) => "kernel.yama.ptrace_scope is 3: no process may be traced until the next boot".to_owned(),
+                Some(s) if s > 0 && !procfs::may_ptrace_any() => format!(
+                    "running as root or with CAP_SYS_PTRACE (containers: --cap-add=SYS_PTRACE); kernel.yama.ptrace_scope is {s}"
+                ),
+                _ => "running as the same user or as root, with CAP_SYS_PTRACE (containers: --cap-add=SYS_PTRACE), \
+                      and a seccomp profile that allows ptrace and process_vm_readv"
+                    .to_owned(),
+            }),
+            _ => None,
+        };
+        Failure { message: e.to_string(), remedy, broken_pipe: false }
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(e: OpenError) -> Failure {
+        let remedy = match &e {
+            OpenError::Image(ImageError::NoExe | ImageError::Open { .. }) => Some("--exe PATH with the same binary"),
+            OpenError::Image(ImageError::NoDwarf { .. }) => Some("--exe with an unstripped build of the same binary"),
+            _ => None,
+        };
+        Failure::new(e.to_string(), remedy)
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(e: ReadError) -> Failure {
+        Failure::new(e.to_string(), None)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(e: std::io::Error) -> Failure {
+        Failure { broken_pipe: e.kind() == std::io::ErrorKind::BrokenPipe, ..Failure::new(e.to_string(), None) }
+    }
+}

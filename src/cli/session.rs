@@ -1,0 +1,78 @@
+//! Opens a target stage by stage and keeps the time of each.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use super::{Failure, TargetArgs};
+use crate::{
+    graph::build::{self, Built},
+    report::{Envelope, SCHEMA_VERSION, TargetInfo, Tool},
+    runtime::{Runtime, heap::Heap},
+    target::{HoldMode, Target},
+};
+
+pub struct Session {
+    pub rt: Runtime,
+    timing: BTreeMap<&'static str, f64>,
+    started: Instant,
+}
+
+impl Session {
+    pub fn open(args: &TargetArgs) -> Result<Session, Failure> {
+        let started = Instant::now();
+        let pid: u32 = args.target.parse().map_err(|_| {
+            Failure::new(format!("{:?} is not a process id", args.target), Some("pgrep -a NAME to find the process id"))
+        })?;
+        if pid == std::process::id() {
+            return Err(Failure::new("cannot look at itself", None));
+        }
+        let target = Arc::new(Target::attach(pid, HoldMode::Freeze)?);
+        let mut timing = BTreeMap::new();
+        timing.insert("attach", started.elapsed().as_secs_f64() * 1e3);
+        let begin = Instant::now();
+        let rt = Runtime::open(target, args.exe.as_deref())?;
+        timing.insert("binary", begin.elapsed().as_secs_f64() * 1e3);
+        Ok(Session { rt, timing, started })
+    }
+
+    /// Runs one stage and keeps its time.
+    pub fn stage<T>(&mut self, name: &'static str, f: impl FnOnce(&Runtime) -> T) -> T {
+        let begin = Instant::now();
+        let out = f(&self.rt);
+        self.timing.insert(name, begin.elapsed().as_secs_f64() * 1e3);
+        out
+    }
+
+    pub fn heap(&mut self) -> Result<Heap, Failure> {
+        Ok(self.stage("heap", Heap::read)?)
+    }
+
+    pub fn graph(&mut self, heap: &Heap) -> Result<Built, Failure> {
+        Ok(self.stage("graph", |rt| build::build(rt, heap))?)
+    }
+
+    pub fn envelope<R>(mut self, command: &'static str, result: R) -> Envelope<R> {
+        self.rt.target.release();
+        self.timing.insert("total", self.started.elapsed().as_secs_f64() * 1e3);
+        let (target, image) = (&self.rt.target, &self.rt.image);
+        Envelope {
+            schema_version: SCHEMA_VERSION,
+            tool: Tool { name: "gosleuth", version: env!("CARGO_PKG_VERSION") },
+            command,
+            target: TargetInfo {
+                kind: target.kind,
+                pid: target.pid,
+                exe: target.exe.clone(),
+                go_version: image.go_version.raw.clone(),
+                go_version_source: image.go_version_source,
+                arch: target.arch,
+                has_dwarf: image.dwarf.is_some(),
+                has_symtab: image.has_symtab,
+                layout_source: self.rt.layout.source,
+            },
+            hold: target.hold(),
+            timing_ms: self.timing,
+            diagnostics: self.rt.diag.list(),
+            result,
+        }
+    }
+}
