@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     base::Goid,
     graph::build::Built,
-    runtime::{Runtime, sched::Status, stack::Stack},
+    runtime::{Runtime, layout::Constant, sched::Status, stack::Stack},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -36,20 +36,26 @@ pub struct Goroutines {
 
 /// Logical frames, innermost first; wrappers and `runtime.goexit` are left out as the runtime's own dump does.
 pub fn symbolize(rt: &Runtime, stack: &Stack) -> Vec<StackFrame> {
-    let mut out = Vec::new();
+    let wrapper = rt.layout.constant(Constant::FuncIDWrapper);
+    let mut out: Vec<StackFrame> = Vec::new();
     for f in &stack.frames {
         let Some(func) = rt.image.pclntab.find(f.pc) else { continue };
         if func.name() == "runtime.goexit" {
             continue;
         }
-        out.extend(func.locations(f.lookup).into_iter().map(|l| StackFrame {
-            function: l.function.to_owned(),
-            file: l.file.to_owned(),
-            line: l.line,
-        }));
+        for l in func.locations(f.lookup) {
+            // A compiler-made wrapper is shown only where it called a panic (runtime/traceback.go elideWrapperCalling).
+            let panicked = out.last().is_some_and(|f| PANICS.contains(&f.function.as_str()));
+            if wrapper == Some(i64::from(l.func_id)) && !panicked {
+                continue;
+            }
+            out.push(StackFrame { function: l.function.to_owned(), file: l.file.to_owned(), line: l.line });
+        }
     }
     out
 }
+
+const PANICS: [&str; 3] = ["runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap"];
 
 /// `now` is the target's nanotime (CLOCK_MONOTONIC) where it is known.
 pub fn group(rt: &Runtime, built: &Built, now: Option<u64>) -> Goroutines {

@@ -58,6 +58,8 @@ pub struct Location<'t> {
     pub function: &'t str,
     pub file: &'t str,
     pub line: u32,
+    /// Number of the release's own enumeration (internal/abi FuncID).
+    pub func_id: u8,
 }
 
 impl Pclntab {
@@ -273,11 +275,11 @@ impl<'t> Func<'t> {
                     .ok()
                     .and_then(|i| self.table.funcdata_bytes(tree?.offset(16 * i as u64), 16));
                 let Some(entry) = entry else {
-                    out.push(Location { function: self.name(), file, line });
+                    out.push(Location { function: self.name(), file, line, func_id: self.func_id() });
                     return out;
                 };
                 let name = bytes::i32_at(entry, 4).unwrap_or(-1);
-                out.push(Location { function: self.table.name_at(name), file, line });
+                out.push(Location { function: self.table.name_at(name), file, line, func_id: entry[0] });
                 off = u64::from(bytes::u32_at(entry, 8).unwrap_or(0));
             }
         } else {
@@ -288,12 +290,12 @@ impl<'t> Func<'t> {
                     break;
                 };
                 let name = bytes::i32_at(e, 12).unwrap_or(-1);
-                out.push(Location { function: self.table.name_at(name), file, line });
+                out.push(Location { function: self.table.name_at(name), file, line, func_id: e[2] });
                 file = self.file(bytes::i32_at(e, 4).unwrap_or(-1));
                 line = bytes::u32_at(e, 8).unwrap_or(0);
                 index = i32::from(bytes::u16_at(e, 0).unwrap_or(u16::MAX) as i16);
             }
-            out.push(Location { function: self.name(), file, line });
+            out.push(Location { function: self.name(), file, line, func_id: self.func_id() });
         }
         out
     }

@@ -1,0 +1,91 @@
+//! Starts fixtures and the gosleuth binary. A fixture that is not there is a counted skip.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::PathBuf,
+    process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+pub const RELEASES: [&str; 8] = ["1.19", "1.21", "1.22", "1.23", "1.24", "1.25", "1.26", "1.27"];
+
+fn root() -> Option<PathBuf> {
+    std::env::var_os("GOSLEUTH_FIXTURES").map(PathBuf::from)
+}
+
+/// A running fixture; it ends when this is dropped.
+pub struct Fixture {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+    pub ready: Value,
+}
+
+impl Fixture {
+    /// `None`, with a line that the test script counts, where the fixture was not built or may not be traced.
+    pub fn start(release: &str, variant: &str, name: &str, args: &[&str]) -> Option<Fixture> {
+        let Some(path) = root().map(|r| r.join(release).join(variant).join(name)).filter(|p| p.exists()) else {
+            println!("skipped: no fixture {name} of Go {release} ({variant})");
+            return None;
+        };
+        let mut child = Command::new(path)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the fixture starts");
+        let stdin = child.stdin.take();
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut fixture = Fixture { child, stdin, stdout, ready: Value::Null };
+        fixture.ready = fixture.line();
+        assert_eq!(fixture.ready["ready"], true, "{}", fixture.ready);
+        let built = fixture.ready["go"].as_str().expect("a release");
+        assert!(built.starts_with(&format!("go{release}")), "fixture of {release} was built by {built}");
+        Some(fixture)
+    }
+
+    fn line(&mut self) -> Value {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).expect("the fixture answers");
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("fixture said {line:?}: {e}"))
+    }
+
+    pub fn command(&mut self, text: &str) -> Value {
+        let stdin = self.stdin.as_mut().expect("a pipe");
+        writeln!(stdin, "{text}").expect("the fixture listens");
+        self.line()
+    }
+
+    pub fn pid(&self) -> String {
+        self.child.id().to_string()
+    }
+
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().expect("our child").is_none()
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.stdin = None;
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn gosleuth(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_gosleuth")).args(args).output().expect("gosleuth runs")
+}
+
+/// Runs with --json; `None` (a counted skip) where ptrace is forbidden.
+pub fn answer(args: &[&str]) -> Option<Value> {
+    let out = gosleuth(&[args, &["--json"]].concat());
+    let err = String::from_utf8_lossy(&out.stderr);
+    if err.contains("not allowed to") {
+        println!("skipped: {}", err.lines().next().unwrap_or_default());
+        return None;
+    }
+    assert!(out.status.success(), "gosleuth {args:?}: {err}");
+    Some(serde_json::from_slice(&out.stdout).expect("JSON"))
+}

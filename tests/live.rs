@@ -1,0 +1,118 @@
+//! Real processes of every release, against what they say about themselves.
+
+mod common;
+
+use common::{Fixture, RELEASES, answer};
+use serde_json::Value;
+
+/// What the collector keeps after a forced collection is what we reach, and the runtime counts the same objects.
+#[test]
+fn liveness_agrees_with_the_collector() {
+    for release in RELEASES {
+        for (variant, name, args) in [
+            ("dwarf", "values", &[][..]),
+            ("noopt", "values", &[]),
+            ("pie", "values", &[]),
+            ("cgo", "values", &[]),
+            ("dwarf", "goroutines", &["all"]),
+            ("dwarf", "heap", &["mixed", "100000"]),
+        ] {
+            let Some(mut f) = Fixture::start(release, variant, name, args) else { continue };
+            let Some(a) = answer(&["doctor", &f.pid(), "--check-liveness"]) else { continue };
+            let l = &a["result"]["liveness"];
+            let n = |k: &str| l[k].as_u64().expect("a count");
+            println!("Go {release} {variant} {name}: {} ppm of {}", n("agreement_ppm"), n("marked_objects"));
+            assert_eq!(n("only_reachable"), 0, "Go {release} {variant} {name}: reached a free slot: {a:#}");
+            // Package unique (1.23, 1.24) allocates two closures a map in the background after each collection: garbage
+            // that no collection has seen yet. Looked at by hand: (HashTrieMap).All.func1, addUniqueMap.func1.1.
+            assert!(n("only_marked") <= 6 || n("agreement_ppm") >= 999_900, "Go {release} {variant} {name}: {a:#}");
+            let counted = f.ready["memstats"]["HeapObjects"].as_u64().expect("a count");
+            assert!(
+                n("marked_objects").abs_diff(counted) <= 4,
+                "Go {release} {variant} {name}: runtime counts {counted}: {a:#}"
+            );
+            assert!(f.runs());
+        }
+    }
+}
+
+/// (goid -> function names, innermost first) from a `debug=2` dump.
+fn dumped(text: &str) -> Vec<(u64, Vec<String>)> {
+    text.split("\n\n")
+        .filter_map(|block| {
+            let mut lines = block.lines();
+            let id = lines.next()?.strip_prefix("goroutine ")?.split(' ').next()?.parse().ok()?;
+            let names = lines
+                .filter(|l| !l.starts_with('\t') && !l.starts_with("created by "))
+                .map(|l| match l.rfind('(') {
+                    Some(i) if l.ends_with(')') => l[..i].to_owned(),
+                    _ => l.to_owned(),
+                })
+                .collect();
+            Some((id, names))
+        })
+        .collect()
+}
+
+/// The stacks of parked goroutines equal the runtime's own dump of the same quiet process, inlined frames included.
+#[test]
+fn stacks_equal_the_runtimes_own_dump() {
+    for release in RELEASES {
+        let Some(mut f) = Fixture::start(release, "dwarf", "goroutines", &["all"]) else { continue };
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("stacks");
+        assert_eq!(f.command(&format!("stacks {}", path.display()))["ok"], true);
+        let dump = dumped(&std::fs::read_to_string(&path).expect("a dump"));
+        let Some(a) = answer(&["goroutines", &f.pid(), "--limit", "0"]) else { continue };
+        let groups = a["result"]["groups"].as_array().expect("groups");
+        let mut compared = 0;
+        for (id, expected) in dump {
+            let ours = groups
+                .iter()
+                .find(|g| g["goids"].as_array().is_some_and(|ids| ids.contains(&Value::from(id))))
+                .unwrap_or_else(|| panic!("Go {release}: goroutine {id} is missing"));
+            // Goroutine 1 took the dump and has gone on; running goroutines moved meanwhile.
+            if id == 1 || ours["status"] == "running" || ours["status"] == "runnable" {
+                continue;
+            }
+            let names: Vec<&str> =
+                ours["stack"].as_array().expect("frames").iter().filter_map(|s| s["function"].as_str()).collect();
+            // The dump leaves out runtime frames; generic arguments are written "[...]" in both.
+            let user = |n: &&&str| !n.starts_with("runtime.") || n.starts_with("runtime.main");
+            let names: Vec<&str> = names.iter().filter(user).copied().collect();
+            let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+            let expected: Vec<&str> = expected.iter().filter(user).copied().collect();
+            let tail = names.len().saturating_sub(expected.len().min(names.len()));
+            // Of a deep stack the dump shows the innermost 50 or 100 frames: compare those.
+            match expected.iter().position(|e| e.contains("frames elided")) {
+                Some(shown) => assert_eq!(names[..shown], expected[..shown], "Go {release}: goroutine {id}"),
+                None => assert_eq!(names[tail..], expected[..], "Go {release}: goroutine {id}: {names:?}"),
+            }
+            compared += 1;
+        }
+        println!("Go {release}: {compared} goroutines compared");
+        assert!(compared >= 15, "Go {release}: only {compared} goroutines compared");
+    }
+}
+
+/// A program that allocates, collects and starts threads while it is looked at keeps its own data intact, and a program
+/// of tight loops (which only a signal can preempt) goes on collecting.
+#[test]
+fn looking_often_does_no_harm() {
+    for (release, name, args) in [("1.21", "busy", &["churn"][..]), ("1.26", "busy", &["churn"]), ("1.26", "spin", &[])]
+    {
+        let Some(mut f) = Fixture::start(release, "dwarf", name, args) else { continue };
+        let pid = f.pid();
+        for _ in 0..40 {
+            let Some(a) = answer(&["doctor", &pid, "--check-liveness"]) else { return };
+            assert_eq!(a["hold"]["mode"], "freeze");
+        }
+        let before = f.command("progress");
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        let after = f.command("progress");
+        println!("{release} {name}: {before} then {after}");
+        assert_ne!(before, after, "{release} {name} stands still");
+        assert_ne!(after["ok"], false, "{release} {name}: {after}");
+        assert!(f.runs());
+    }
+}
