@@ -49,10 +49,18 @@ pub fn symbolize(rt: &Runtime, stack: &Stack) -> Vec<StackFrame> {
             if wrapper == Some(i64::from(l.func_id)) && !panicked {
                 continue;
             }
-            out.push(StackFrame { function: l.function.to_owned(), file: l.file.to_owned(), line: l.line });
+            out.push(StackFrame { function: plain_name(l.function), file: l.file.to_owned(), line: l.line });
         }
     }
     out
+}
+
+/// Generic arguments as the runtime prints them: `F[go.shape.int]` is `F[...]` (runtime/traceback.go printFuncName).
+fn plain_name(name: &str) -> String {
+    match (name.find('['), name.rfind(']')) {
+        (Some(i), Some(j)) if i < j => format!("{}[...]{}", &name[..i], &name[j + 1..]),
+        _ => name.to_owned(),
+    }
 }
 
 const PANICS: [&str; 3] = ["runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap"];

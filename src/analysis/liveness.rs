@@ -53,7 +53,7 @@ pub fn check(heap: &Heap, graph: &Graph) -> Liveness {
         both,
         only_reachable,
         only_marked,
-        agreement_ppm: if all == 0 { 1_000_000 } else { (1_000_000 * both) / all },
+        agreement_ppm: (1_000_000 * both).checked_div(all).unwrap_or(1_000_000),
         examples_only_marked: examples,
     }
 }

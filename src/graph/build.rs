@@ -192,7 +192,7 @@ fn interface_hint(
     let in_types = rt.image.modules.iter().any(|m| (m.types.0..m.etypes.0).contains(&before))
         || rt.image.modules.iter().any(|m| (m.noptrdata.0..m.edata.0).contains(&before));
     let start = if heap.span_of(to).elemsize > 512 && heap.span_of(to).class != 0 { 8 } else { 0 };
-    if in_types && before % 8 == 0 && (offset == 0 || offset == start) {
+    if in_types && before.is_multiple_of(8) && (offset == 0 || offset == start) {
         hints.push((to, Hint::Interface(Addr(before))));
     }
 }

@@ -1,3 +1,4 @@
+#![allow(dead_code)] // each test binary uses its part of the harness
 //! Starts fixtures and the gosleuth binary. A fixture that is not there is a counted skip.
 
 use std::{

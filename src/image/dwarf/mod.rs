@@ -102,7 +102,7 @@ impl Dwarf {
 }
 
 fn text<'a>(dwarf: &gimli::Dwarf<Slice<'a>>, unit: &gimli::Unit<Slice<'a>>, v: AttributeValue<Slice<'a>>) -> String {
-    dwarf.attr_string(unit, v).ok().and_then(|s| Some(s.to_string_lossy().into_owned())).unwrap_or_default()
+    dwarf.attr_string(unit, v).ok().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn read_unit<'a>(
@@ -280,7 +280,7 @@ fn resolve<'a>(
             Some(AttributeValue::UnitRef(ty)) => resolve(dwarf, unit, ty, depth + 1)?,
             // Maps, channels and funcs are typedefs of pointers to runtime types.
             Some(AttributeValue::DebugInfoRef(ty)) => {
-                with_unit_at(dwarf, ty, |u, o| resolve(dwarf, u, o, depth + 1)).transpose()?.unwrap_or((8, None)).into()
+                with_unit_at(dwarf, ty, |u, o| resolve(dwarf, u, o, depth + 1)).transpose()?.unwrap_or((8, None))
             }
             _ => (8, None),
         },

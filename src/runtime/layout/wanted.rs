@@ -722,7 +722,7 @@ wanted! {
         FuncIDSigpanic = "internal/abi.FuncID_sigpanic|runtime.funcID_sigpanic",
         FuncIDSystemstack = "internal/abi.FuncID_systemstack|runtime.funcID_systemstack",
         FuncIDSystemstackSwitch = "internal/abi.FuncID_systemstack_switch|runtime.funcID_systemstack_switch",
-        FuncIDWrapper = "internal/abi.FuncID_wrapper|runtime.funcID_wrapper",
+        FuncIDWrapper = "internal/abi.FuncIDWrapper|runtime.funcID_wrapper",
         FuncIDRunFinalizers = "internal/abi.FuncID_runFinalizers|runtime.funcID_runFinalizers",
         FuncIDRunCleanups = "internal/abi.FuncID_runCleanups|runtime.funcID_runCleanups",
     }

@@ -55,7 +55,7 @@ impl Types {
 fn read(rt: &Runtime, at: Addr) -> Option<Type> {
     let module = rt.image.modules.iter().find(|m| (m.types.0..m.etypes.0).contains(&at.0));
     // Heap-made types (reflect) take their names from a table that is not read here.
-    let module = module.filter(|_| at.0 % 8 == 0)?;
+    let module = module.filter(|_| at.0.is_multiple_of(8))?;
     let raw = rt.image.bytes(&rt.target, at, 56)?;
     let (size, ptr_bytes) = (bytes::u64_at(&raw, 0)?, bytes::u64_at(&raw, 8)?);
     let (tflag, align, kind) = (raw[20], raw[21], raw[23]);
