@@ -5,6 +5,10 @@ use std::ops::Range;
 
 use crate::base::{Addr, Bitmap, Goid, ObjectId};
 
+mod hints;
+
+pub use hints::{Hints, TypeWords};
+
 /// What kind of root; printed to users.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
