@@ -2,11 +2,62 @@
 //! Reads the executable file and, where the file does not have it (relocated words), target memory.
 //! Used by `runtime`. Does not know the heap.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use crate::base::{Addr, GoVersion};
 
+pub mod buildinfo;
+pub mod codeindex;
+pub mod disasm;
 pub mod dwarf;
+pub mod elf;
+pub mod moduledata;
+mod open;
+pub mod pclntab;
+mod release;
+pub mod symbols;
+
+pub use buildinfo::BuildInfo;
+pub use elf::Bytes;
+pub use open::{NEWEST_KNOWN, OLDEST_KNOWN};
+pub use pclntab::{Frame, Func, FuncId, Pclntab};
+
+/// What the user may say about the binary.
+#[derive(Clone, Debug, Default)]
+pub struct ImageOptions {
+    /// The executable, where the target's own word for it does not help (`--exe`).
+    pub exe: Option<PathBuf>,
+    /// A separate file with symbols and DWARF (`--debug-file`).
+    pub debug_file: Option<PathBuf>,
+    /// Go release to assume, whatever the binary says (`--assume-go`).
+    pub assume_go: Option<GoVersion>,
+}
+
+/// Why a binary cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    #[error("the executable of this target is not known: name it with --exe")]
+    NoExecutable,
+    #[error("cannot open the executable {path}: {source}", path = path.display())]
+    Open { path: PathBuf, source: std::io::Error },
+    #[error("{path} cannot be used: {why}", path = path.display())]
+    BadElf { path: PathBuf, why: String },
+    #[error("{path} is not the binary of this target: its build id is {file}, memory says {memory}; name the right one with --exe", path = path.display())]
+    WrongBinary { path: PathBuf, file: String, memory: String },
+    #[error("{path} is not a Go program{hint} (tried {tried})", path = path.display())]
+    NotGo { path: PathBuf, hint: &'static str, tried: String },
+    #[error("{path} is a Go program, but its moduledata cannot be found: packed, obfuscated or damaged? (tried {tried})", path = path.display())]
+    NoModuledata { path: PathBuf, tried: String },
+    #[error("{path} was built by {version}: gosleuth reads Go 1.18 and later", path = path.display())]
+    TooOld { path: PathBuf, version: String },
+    #[error("{path} does not say which Go release built it, and its shape (of go1.{} to go1.{}) and function names do not agree: use --assume-go", shape.0, shape.1, path = path.display())]
+    UnknownRelease { path: PathBuf, shape: (u32, u32) },
+    #[error(transparent)]
+    Pclntab(#[from] pclntab::PclntabError),
+}
 
 /// Where a fact about the binary comes from; printed by `doctor` and in the JSON envelope.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
@@ -38,6 +89,16 @@ pub struct SegmentMask {
 #[derive(Clone, Debug, Default)]
 pub struct Module {
     pub addr: Addr,
+    /// Path name of a plugin or shared library's module; empty for the program itself.
+    pub name: String,
+    pub plugin_path: String,
+    /// `runtime.pcHeader`.
+    pub pclntab: Addr,
+    /// Go 1.26+: exclusive end of pclntab, funcdata and findfunctab.
+    pub epclntab: Addr,
+    pub minpc: Addr,
+    /// Exclusive end of Go text.
+    pub maxpc: Addr,
     pub text: Addr,
     pub etext: Addr,
     pub noptrdata: Addr,
@@ -61,6 +122,8 @@ pub struct Module {
     pub typelinks: (Addr, u64),
     /// To Go 1.26: pointers to itabs (address, count).
     pub itablinks: (Addr, u64),
+    /// Map of a split text (address, count); one entry where it is in one piece.
+    pub textsectmap: (Addr, u64),
     pub data_mask: SegmentMask,
     pub bss_mask: SegmentMask,
 }
@@ -71,12 +134,81 @@ pub struct Image {
     pub path: PathBuf,
     /// Run-time address minus ELF address.
     pub bias: u64,
+    /// GNU build id (Go 1.24+, or an external linker).
     pub build_id: Option<Vec<u8>>,
+    /// The Go linker's own build id.
+    pub go_build_id: Option<String>,
+    pub build_info: Option<BuildInfo>,
     pub go_version: GoVersion,
     pub go_version_source: FoundBy,
+    /// A symbol table is at hand, in the binary or in its debug file.
     pub has_symtab: bool,
+    /// The program first, then plugins; never empty.
     pub modules: Vec<Module>,
     /// How the first module was found.
     pub modules_found_by: FoundBy,
+    /// Function tables, in the order of `modules`.
+    pub pclntabs: Vec<Pclntab>,
     pub dwarf: Option<Arc<dwarf::Dwarf>>,
+    /// Symbol table, where there is one.
+    pub symbols: Option<symbols::Symbols>,
+    /// The file itself: segments and sections.
+    pub elf: elf::Elf,
+    debug_elf: Option<elf::Elf>,
+    code_index: OnceLock<codeindex::CodeIndex>,
+}
+
+impl Image {
+    /// The function that contains `pc`, in any module. For a return address ask for `pc - 1`.
+    pub fn func_at(&self, pc: Addr) -> Option<Func<'_>> {
+        self.pclntabs.iter().find(|t| t.contains(pc))?.find(pc)
+    }
+
+    /// The function of exactly this name.
+    pub fn func_named(&self, name: &str) -> Option<Func<'_>> {
+        self.pclntabs.iter().find_map(|t| t.find_name(name))
+    }
+
+    /// All functions of all modules.
+    pub fn funcs(&self) -> impl Iterator<Item = Func<'_>> {
+        self.pclntabs.iter().flat_map(Pclntab::funcs)
+    }
+
+    /// Exactly `len` bytes at a run-time address, from the file's read-only segments: what memory holds too, without
+    /// a read, and also where a core left the page out.
+    pub fn file_bytes(&self, addr: Addr, len: u64) -> Option<&[u8]> {
+        self.elf.constant_bytes(addr, len)
+    }
+
+    /// Machine code from `addr` to the end of the segment.
+    pub fn code_from(&self, addr: Addr) -> Option<&[u8]> {
+        self.elf.segment_at(addr).filter(|s| s.exec && !s.write)?;
+        self.elf.initial_bytes(addr)
+    }
+
+    /// The module whose data, bss or text contains `addr`.
+    pub fn module_of(&self, addr: Addr) -> Option<&Module> {
+        self.modules.iter().find(|m| m.owns(addr))
+    }
+}
+
+impl Module {
+    /// Segments of global variables: (name, start, end), pointer-free ones included.
+    pub fn data_segments(&self) -> [(&'static str, Addr, Addr); 4] {
+        [
+            ("noptrdata", self.noptrdata, self.enoptrdata),
+            ("data", self.data, self.edata),
+            ("bss", self.bss, self.ebss),
+            ("noptrbss", self.noptrbss, self.enoptrbss),
+        ]
+    }
+
+    /// Does `addr` lie in a segment of global variables?
+    pub fn is_global(&self, addr: Addr) -> bool {
+        self.data_segments().iter().any(|(_, start, end)| *start <= addr && addr < *end)
+    }
+
+    pub fn owns(&self, addr: Addr) -> bool {
+        self.is_global(addr) || (self.text <= addr && addr < self.etext) || (self.types <= addr && addr < self.etypes)
+    }
 }

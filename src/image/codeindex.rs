@@ -1,0 +1,3 @@
+//! image::codeindex: which functions refer to which global variables.
+
+pub struct CodeIndex {}

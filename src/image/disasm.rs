@@ -1,0 +1,1 @@
+//! image::disasm: addresses that the instructions of a function refer to.

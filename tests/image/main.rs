@@ -1,0 +1,4 @@
+//! The binary's reader against real fixtures of every release, with truth from binutils and the Go tools.
+
+mod open;
+mod support;
