@@ -15,7 +15,7 @@ impl TypeWords {
     /// Could `word` be the address of a type descriptor or an itab?
     pub fn contains(&self, word: u64) -> bool {
         // Mostly one to three ranges: a scan is as quick as a search, and most words lie outside the hull.
-        word % 8 == 0 && self.ranges.iter().any(|&(start, end)| start <= word && word < end)
+        word.is_multiple_of(8) && self.ranges.iter().any(|&(start, end)| start <= word && word < end)
     }
 }
 
