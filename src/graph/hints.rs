@@ -19,9 +19,13 @@ impl TypeWords {
     }
 }
 
-/// What was seen next to pointers. All members may be empty: typing then knows less.
+/// What was seen next to pointers. `interior` must be complete; the others may be empty: typing then knows less.
 #[derive(Clone, Debug, Default)]
 pub struct Hints {
+    /// Edges whose pointer does not point to the first byte of its target's slot: (edge, offset in the slot; u32::MAX
+    /// for what does not fit). Behind a malloc header the object proper begins at offset 8, so such pointers are listed
+    /// as well. Sorted by edge.
+    pub interior: Vec<(u32, u32)>,
     /// Word 0 of objects with a malloc header, `mspan.largeType` of large ones (Go 1.22+): the type of one element.
     pub headers: Vec<(ObjectId, Addr)>,
     /// Edges (index into `Graph::target`) whose pointer follows directly behind a word that `TypeWords` accepts:
