@@ -25,12 +25,18 @@ impl Session {
         if pid == std::process::id() {
             return Err(Failure::new("cannot look at itself", None));
         }
-        let target = Arc::new(Target::attach(pid, HoldMode::Freeze)?);
+        // The binary does not change while the process runs: read it before anything is stopped.
+        let running = Arc::new(Target::attach(pid, HoldMode::None)?);
+        let rt = Runtime::open(running.clone(), args.exe.as_deref())?;
         let mut timing = BTreeMap::new();
-        timing.insert("attach", started.elapsed().as_secs_f64() * 1e3);
+        timing.insert("binary", started.elapsed().as_secs_f64() * 1e3);
         let begin = Instant::now();
-        let rt = Runtime::open(target, args.exe.as_deref())?;
-        timing.insert("binary", begin.elapsed().as_secs_f64() * 1e3);
+        let target = Arc::new(Target::attach(pid, HoldMode::Freeze)?);
+        timing.insert("attach", begin.elapsed().as_secs_f64() * 1e3);
+        if target.auxv != running.auxv {
+            return Err(Failure::new(format!("process {pid} replaced its program meanwhile"), Some("once more")));
+        }
+        let rt = Runtime { target, ..rt };
         Ok(Session { rt, timing, started })
     }
 
