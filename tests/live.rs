@@ -36,6 +36,21 @@ fn liveness_agrees_with_the_collector() {
     }
 }
 
+/// The fixture planted so many users: all of them are typed, none is invented.
+#[test]
+fn planted_objects_are_typed() {
+    for release in RELEASES {
+        let Some(f) = Fixture::start(release, "dwarf", "leaks", &["global-map"]) else { continue };
+        let Some(a) = answer(&["top", &f.pid(), "--limit", "0"]) else { continue };
+        let planted = f.ready["truth"]["leaks"][0]["objects"].as_u64().expect("a count");
+        let rows = a["result"]["rows"].as_array().expect("rows");
+        let row = rows.iter().find(|r| r["name"] == "main.User").unwrap_or_else(|| panic!("Go {release}: no users"));
+        let c = &a["result"]["coverage"];
+        println!("Go {release}: {row} of {planted}, coverage {c}");
+        assert_eq!(row["objects"].as_u64(), Some(planted), "Go {release}");
+    }
+}
+
 /// (goid -> function names, innermost first) from a `debug=2` dump.
 fn dumped(text: &str) -> Vec<(u64, Vec<String>)> {
     text.split("\n\n")

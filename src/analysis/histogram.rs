@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
+use super::typing::Typing;
 use crate::{
     base::{KnownBy, ObjectId},
-    graph::build::{Built, Hint},
-    runtime::{Runtime, heap::Heap, types::Types},
+    graph::build::Built,
+    runtime::heap::Heap,
 };
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -39,63 +40,7 @@ pub struct Histogram {
     pub rows: Vec<Row>,
 }
 
-/// Name and evidence of each object that a hint types; sorted by object.
-pub struct ObjectTypes {
-    names: Vec<String>,
-    of: Vec<(ObjectId, u32, KnownBy)>,
-}
-
-impl ObjectTypes {
-    /// Decides between hints: a header says it for sure; an interface word does if the type fills the slot.
-    pub fn decide(rt: &Runtime, heap: &Heap, built: &Built) -> ObjectTypes {
-        let mut types = Types::default();
-        let mut names = Vec::new();
-        let mut index: HashMap<String, u32> = HashMap::new();
-        let mut of: Vec<(ObjectId, u32, KnownBy)> = Vec::new();
-        for &(id, hint) in &built.hints {
-            if of.last().is_some_and(|l| l.0 == id) {
-                continue;
-            }
-            let span = heap.span_of(id);
-            let header = if span.elemsize > 512 && span.class != 0 { 8 } else { 0 };
-            let name = match hint {
-                Hint::Header(at) => types.at(rt, at).map(|t| {
-                    let room = span.elemsize.saturating_sub(header);
-                    if t.size > 0 && room / t.size >= 2 { format!("[]{}", t.name) } else { t.name.clone() }
-                }),
-                Hint::Interface(word) => types.of_interface_word(rt, word).and_then(|(_, t)| {
-                    // A direct value *is* the pointer: the object is what it points to.
-                    let t = if t.direct && t.kind == 22 { types.at(rt, t.elem)?.clone() } else { t };
-                    fits(&t.name, t.size + header, span.elemsize, t.direct)
-                }),
-                Hint::Closure(pc) => rt.image.pclntab.find(pc).map(|f| format!("func {}", f.name())),
-            };
-            if let Some(name) = name {
-                let n = *index.entry(name.clone()).or_insert_with(|| {
-                    names.push(name);
-                    names.len() as u32 - 1
-                });
-                of.push((id, n, KnownBy::Exact));
-            }
-        }
-        ObjectTypes { names, of }
-    }
-
-    pub fn get(&self, id: ObjectId) -> Option<(&str, KnownBy)> {
-        let i = self.of.binary_search_by_key(&id, |e| e.0).ok()?;
-        let (_, name, known) = self.of[i];
-        Some((&self.names[name as usize], known))
-    }
-}
-
-/// The type explains the slot if the allocator would have put a value of this size into it: more than three quarters
-/// full, or as full as the smallest classes allow.
-fn fits(name: &str, size: u64, slot: u64, direct: bool) -> Option<String> {
-    let full = size <= slot && (slot <= 16 || slot - size < slot / 4 + 8);
-    (full && !direct).then(|| name.to_owned())
-}
-
-pub fn live_by_type(heap: &Heap, built: &Built, types: &ObjectTypes) -> Histogram {
+pub fn live_by_type(heap: &Heap, built: &Built, types: &Typing) -> Histogram {
     let mut rows: HashMap<(String, KnownBy), (u64, u64)> = HashMap::new();
     let (mut live, mut coverage) = (Totals::default(), Coverage::default());
     for span in &heap.spans {
@@ -109,7 +54,10 @@ pub fn live_by_type(heap: &Heap, built: &Built, types: &ObjectTypes) -> Histogra
             live.bytes += span.elemsize;
             match types.get(id) {
                 Some((name, known)) => {
-                    coverage.exact_bytes += span.elemsize;
+                    match known {
+                        KnownBy::Exact => coverage.exact_bytes += span.elemsize,
+                        _ => coverage.propagated_bytes += span.elemsize,
+                    }
                     let row = rows.entry((name.to_owned(), known)).or_default();
                     *row = (row.0 + 1, row.1 + span.elemsize);
                 }

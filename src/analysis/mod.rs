@@ -5,3 +5,4 @@ pub mod goroutines;
 pub mod histogram;
 pub mod liveness;
 pub mod paths;
+pub mod typing;

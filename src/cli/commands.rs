@@ -11,10 +11,9 @@ use super::{Command, Failure, TargetArgs, session::Session};
 use crate::{
     analysis::{
         dominators::{Dominators, HolderTree},
-        goroutines,
-        histogram::{self, ObjectTypes},
+        goroutines, histogram,
         liveness::{self, Liveness},
-        paths,
+        paths, typing,
     },
     base::{Addr, ObjectId, diag::Diagnostic, units},
     graph::{Root, RootKind, build::Built},
@@ -194,7 +193,7 @@ fn top(args: &TargetArgs, limit: usize) -> Result<(), Failure> {
     let mut s = Session::open(args)?;
     let heap = s.heap()?;
     let built = s.graph(&heap)?;
-    let types = s.stage("types", |rt| ObjectTypes::decide(rt, &heap, &built));
+    let types = s.stage("types", |rt| typing::run(rt, &heap, &built));
     s.rt.target.release();
     let mut h = s.stage("top", |_| histogram::live_by_type(&heap, &built, &types));
     if args.json && limit > 0 {
@@ -289,7 +288,7 @@ fn why(args: &TargetArgs, addr: &str, n: usize) -> Result<(), Failure> {
     let mut s = Session::open(args)?;
     let heap = s.heap()?;
     let built = s.graph(&heap)?;
-    let types = s.stage("types", |rt| ObjectTypes::decide(rt, &heap, &built));
+    let types = s.stage("types", |rt| typing::run(rt, &heap, &built));
     let Some((id, _)) = heap.find(addr) else {
         return Err(Failure::new(format!("{addr} is not in the Go heap"), Some("gosleuth top PID for what is there")));
     };
@@ -305,7 +304,7 @@ fn why(args: &TargetArgs, addr: &str, n: usize) -> Result<(), Failure> {
         Step {
             addr,
             type_name: types.get(o).map(|t| t.0.to_owned()),
-            field: edge.map(|e| format!("+{}", 8 * u64::from(graph.word[e]))),
+            field: edge.map(|e| format!("+{}", 8 * graph.word_of(e))),
             bytes,
         }
     };

@@ -50,6 +50,7 @@ struct Part {
     target: Vec<ObjectId>,
     word: Vec<u16>,
     far: Vec<(u32, u32)>,
+    inner: Vec<u32>,
     hints: Vec<(ObjectId, Hint)>,
 }
 
@@ -105,6 +106,7 @@ pub fn build(rt: &Runtime, heap: &Heap) -> Result<Built, ReadError> {
         graph.target.extend(p.target);
         graph.word.extend(p.word);
         graph.far_words.extend(p.far.into_iter().map(|(e, w)| (base + e, w)));
+        graph.inner.extend(p.inner.into_iter().map(|e| base + e));
         hints.extend(p.hints);
     }
     graph.roots = roots(rt, heap, &masks, &goroutines, &stacks, &graph, &mut hints);
@@ -172,6 +174,9 @@ fn scan(rt: &Runtime, heap: &Heap, masks: &PointerMasks, spans: &[Span]) -> Part
             part.degrees[first + slot as usize] += 1;
             if w >= u64::from(u16::MAX) {
                 part.far.push((part.target.len() as u32, w as u32));
+            }
+            if offset != heap.span_of(to).value_offset(rt) {
+                part.inner.push(part.target.len() as u32);
             }
             part.target.push(to);
             part.word.push(w.min(u64::from(u16::MAX)) as u16);

@@ -56,6 +56,8 @@ pub struct Graph {
     pub word: Vec<u16>,
     /// Word indices of edges whose `word` is 65535: (edge index, word index), sorted.
     pub far_words: Vec<(u32, u32)>,
+    /// Edges whose pointer does not lead to the start of the value in its slot (sub-slices, fields, elements), sorted.
+    pub inner: Vec<u32>,
     pub roots: Vec<Root>,
     /// Objects reached from `roots`.
     pub reachable: Bitmap,
@@ -77,6 +79,17 @@ impl Graph {
             graph.row[i] += graph.row[i - 1];
         }
         graph
+    }
+
+    /// Word of the source slot that holds the edge's pointer.
+    pub fn word_of(&self, edge: usize) -> u64 {
+        if self.word[edge] != u16::MAX {
+            return self.word[edge].into();
+        }
+        match self.far_words.binary_search_by_key(&(edge as u32), |f| f.0) {
+            Ok(i) => self.far_words[i].1.into(),
+            Err(_) => self.word[edge].into(),
+        }
     }
 
     /// The object that holds edge `edge` (binary search over the rows).

@@ -43,6 +43,12 @@ pub struct Span {
 }
 
 impl Span {
+    /// Bytes before the value in a slot: the malloc header of Go 1.22 and later, else 0.
+    pub fn value_offset(&self, rt: &super::Runtime) -> u64 {
+        let header = self.elemsize > 512 && self.class != 0 && !self.noscan && !self.user_arena;
+        if header && rt.layout.has(super::layout::Field::MspanLargeType) { 8 } else { 0 }
+    }
+
     pub fn slot_addr(&self, i: u32) -> Addr {
         self.start.offset(u64::from(i) * self.elemsize)
     }
