@@ -237,7 +237,7 @@ impl Typer<'_> {
     }
 
     fn plan(&mut self, ty: Addr, base: u64, depth: u32, out: &mut Vec<(u64, Shape)>) {
-        if depth > MAX_DEPTH || out.len() > MAX_PLAN || base % 8 != 0 {
+        if depth > MAX_DEPTH || out.len() > MAX_PLAN || !base.is_multiple_of(8) {
             return;
         }
         let Some(Type { kind, elem, size, .. }) = self.types.at(self.rt, ty).cloned() else { return };
