@@ -19,7 +19,10 @@ use crate::{
     graph::{Root, RootKind, build::Built},
     output,
     report::Envelope,
-    runtime::{Runtime, layout::Global},
+    runtime::{
+        Runtime,
+        layout::{Field, Global},
+    },
 };
 
 pub fn run(command: Command) -> Result<(), Failure> {
@@ -121,7 +124,14 @@ struct HeapFigures {
 #[derive(Serialize)]
 struct GcFigures {
     phase: &'static str,
+    /// Collections begun since the start (`work.cycles`).
+    cycles: Option<u32>,
     sweepgen: u32,
+}
+
+fn gc_cycles(rt: &Runtime) -> Option<u32> {
+    let at = rt.globals.get(Global::Work)?.offset(rt.layout.field(Field::WorkCycles)?.offset.into());
+    rt.target.read_u32(at).ok()
 }
 
 fn overview(args: &TargetArgs) -> Result<(), Failure> {
@@ -154,6 +164,7 @@ fn overview(args: &TargetArgs) -> Result<(), Failure> {
             span_bytes: heap.spans.iter().map(|s| s.bytes).sum(),
         },
         gc: GcFigures {
+            cycles: gc_cycles(&s.rt),
             phase: match s.rt.global_u32(Global::Gcphase) {
                 Some(0) => "off",
                 Some(1) => "mark",
@@ -180,9 +191,10 @@ fn overview(args: &TargetArgs) -> Result<(), Failure> {
         )?;
         writeln!(
             out,
-            "Unreachable or dead: {}. Collector: phase {}.",
+            "Unreachable or dead: {}. Collector: phase {}, {} cycles begun.",
             units::bytes(h.allocated_bytes.saturating_sub(h.live_bytes)),
-            r.gc.phase
+            r.gc.phase,
+            r.gc.cycles.map_or("unknown".to_owned(), |n| units::count(n.into()))
         )?;
         let states: Vec<String> = r.goroutines.iter().map(|(k, n)| format!("{} {k}", units::count(*n))).collect();
         writeln!(out, "Goroutines: {}.", states.join(", "))
@@ -289,6 +301,7 @@ fn why(args: &TargetArgs, addr: &str, n: usize) -> Result<(), Failure> {
     let heap = s.heap()?;
     let built = s.graph(&heap)?;
     let types = s.stage("types", |rt| typing::run(rt, &heap, &built));
+    s.rt.target.release();
     let Some((id, _)) = heap.find(addr) else {
         return Err(Failure::new(format!("{addr} is not in the Go heap"), Some("gosleuth top PID for what is there")));
     };
