@@ -11,13 +11,12 @@ use super::{Command, Failure, TargetArgs, session::Session};
 use crate::{
     analysis::{
         dominators::{Dominators, HolderTree},
-        goroutines,
-        histogram::{self, ObjectTypes},
+        goroutines, histogram,
         liveness::{self, Liveness},
         paths,
     },
     base::{Addr, ObjectId, diag::Diagnostic, units},
-    graph::{Root, RootKind, build::Built},
+    graph::{Root, RootKind, build::Built, typing::Typed},
     output,
     report::Envelope,
     runtime::{Runtime, layout::Global},
@@ -194,9 +193,9 @@ fn top(args: &TargetArgs, limit: usize) -> Result<(), Failure> {
     let mut s = Session::open(args)?;
     let heap = s.heap()?;
     let built = s.graph(&heap)?;
-    let types = s.stage("types", |rt| ObjectTypes::decide(rt, &heap, &built));
+    let typed = s.stage("types", |rt| Typed::new(rt, &heap, &built));
     s.rt.target.release();
-    let mut h = s.stage("top", |_| histogram::live_by_type(&heap, &built, &types));
+    let mut h = s.stage("top", |_| histogram::live_by_type(&heap, &built.graph, &typed));
     if args.json && limit > 0 {
         h.rows.truncate(limit);
     }
@@ -220,7 +219,7 @@ fn goroutine_groups(args: &TargetArgs, limit: usize) -> Result<(), Failure> {
     });
     let (goroutines, stacks) = found?;
     s.rt.target.release();
-    let built = Built { graph: Default::default(), goroutines, stacks, hints: Vec::new() };
+    let built = Built { goroutines, stacks, ..Built::default() };
     let mut g = s.stage("group", |rt| goroutines::group(rt, &built, now));
     if args.json && limit > 0 {
         g.groups.truncate(limit);
@@ -289,7 +288,7 @@ fn why(args: &TargetArgs, addr: &str, n: usize) -> Result<(), Failure> {
     let mut s = Session::open(args)?;
     let heap = s.heap()?;
     let built = s.graph(&heap)?;
-    let types = s.stage("types", |rt| ObjectTypes::decide(rt, &heap, &built));
+    let typed = s.stage("types", |rt| Typed::new(rt, &heap, &built));
     let Some((id, _)) = heap.find(addr) else {
         return Err(Failure::new(format!("{addr} is not in the Go heap"), Some("gosleuth top PID for what is there")));
     };
@@ -304,8 +303,8 @@ fn why(args: &TargetArgs, addr: &str, n: usize) -> Result<(), Failure> {
         let (addr, bytes) = heap.extent(o);
         Step {
             addr,
-            type_name: types.get(o).map(|t| t.0.to_owned()),
-            field: edge.map(|e| format!("+{}", 8 * u64::from(graph.word[e]))),
+            type_name: typed.name(o).map(str::to_owned),
+            field: edge.map(|e| typed.field(&heap, graph, o, e)),
             bytes,
         }
     };

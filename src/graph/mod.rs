@@ -4,6 +4,10 @@
 use std::ops::Range;
 
 pub mod build;
+mod hints;
+pub mod typing;
+
+pub use hints::{Hints, TypeWords};
 
 use crate::base::{Addr, Bitmap, Goid, ObjectId};
 
