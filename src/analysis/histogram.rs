@@ -74,13 +74,16 @@ pub fn live_by_type(heap: &Heap, graph: &Graph, typed: &Typed) -> Histogram {
             rows.entry((ty, known)).or_default().add(bytes);
         }
     }
-    // Rows of one name are one row, known as well as the weakest of them.
-    let mut named: HashMap<String, (Totals, KnownBy)> = HashMap::new();
+    // One row a name, but guesses apart; known as most of its bytes are.
+    let mut named: HashMap<(String, bool), (Totals, KnownBy, u64)> = HashMap::new();
     for ((ty, known), totals) in rows {
-        let row = named.entry(typed.types.name(ty).to_owned()).or_insert((Totals::default(), known));
+        let name = (typed.types.name(ty).to_owned(), known == KnownBy::Guessed);
+        let row = named.entry(name).or_insert((Totals::default(), known, 0));
         row.0.objects += totals.objects;
         row.0.bytes += totals.bytes;
-        row.1 = row.1.min(known);
+        if (totals.bytes, known) > (row.2, row.1) {
+            (row.1, row.2) = (known, totals.bytes);
+        }
     }
     for ((class, noscan), totals) in untyped {
         let holds = if noscan { "without pointers" } else { "with pointers" };
@@ -88,12 +91,12 @@ pub fn live_by_type(heap: &Heap, graph: &Graph, typed: &Typed) -> Histogram {
             0 => format!("(untyped, large, {holds})"),
             _ => format!("(untyped, {class} bytes, {holds})"),
         };
-        named.insert(name, (totals, KnownBy::Unknown));
+        named.insert((name, false), (totals, KnownBy::Unknown, 0));
     }
     let mut rows: Vec<Row> = named
         .into_iter()
-        .map(|(name, (t, known_by))| Row { name, objects: t.objects, bytes: t.bytes, known_by })
+        .map(|((name, _), (t, known_by, _))| Row { name, objects: t.objects, bytes: t.bytes, known_by })
         .collect();
-    rows.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
+    rows.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| (&a.name, a.known_by).cmp(&(&b.name, b.known_by))));
     Histogram { live, coverage, rows }
 }

@@ -55,8 +55,9 @@ fn container(e: &Engine<'_>, places: &Places, id: ObjectId, part: TypeId, at: u6
     let slot = e.slots.get(id)?;
     // Where arrays of the part exist, the object may be one.
     let elem = if types.kind(part) == Kind::Backing { types.elem(part) } else { part };
-    let arrays =
-        types.kind(part) != Kind::Backing && types.backing_of(part).is_some() && at % types.size(part).max(1) == 0;
+    let arrays = types.kind(part) != Kind::Backing
+        && types.backing_of(part).is_some()
+        && at.is_multiple_of(types.size(part).max(1));
     if slot.user_arena || arrays {
         return None;
     }

@@ -202,6 +202,7 @@ impl TypeTable {
         if bucket.is_known() {
             let buckets = self.repeated(bucket, &format!("{name} (buckets)"));
             self.rows[buckets.index()].key = map;
+            self.backings.insert(bucket, buckets);
             let to_buckets = self.pointer_to(buckets);
             self.link_overflow(bucket, to_buckets);
             // mapextra {overflow, oldoverflow *[]*bmap, nextOverflow *bmap}.
@@ -255,6 +256,7 @@ impl TypeTable {
         if group.is_known() {
             let groups = self.repeated(group, &format!("{name} (groups)"));
             self.rows[groups.index()].key = map;
+            self.backings.insert(group, groups);
             let to_groups = self.pointer_to(groups);
             let table =
                 self.record(Kind::MapPart, 32, map, &format!("{name} (table)"), &[("groups.data", 16, to_groups)]);

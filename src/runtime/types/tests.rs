@@ -234,7 +234,7 @@ proptest! {
         prop_assert!(table.len() < 2000);
         let plan = Plan::new(&table);
         for id in table.ids() {
-            for offset in [0, 8, 16, 1 << 20, u64::MAX & !7] {
+            for offset in [0, 8, 16, 1 << 20, !7] {
                 plan.pointee(&table, id, offset);
                 path_at(&table, id, offset);
                 table.package(id);
