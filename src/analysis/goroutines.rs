@@ -7,7 +7,8 @@ use serde::Serialize;
 use crate::{
     base::Goid,
     graph::build::Built,
-    runtime::{Runtime, layout::Constant, sched::Status, stack::Stack},
+    image::FuncId,
+    runtime::{Runtime, sched::Status, stack::Stack},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -36,17 +37,16 @@ pub struct Goroutines {
 
 /// Logical frames, innermost first; wrappers and `runtime.goexit` are left out as the runtime's own dump does.
 pub fn symbolize(rt: &Runtime, stack: &Stack) -> Vec<StackFrame> {
-    let wrapper = rt.layout.constant(Constant::FuncIDWrapper);
     let mut out: Vec<StackFrame> = Vec::new();
     for f in &stack.frames {
         let Some(func) = rt.image.pclntab.find(f.pc) else { continue };
         if func.name() == "runtime.goexit" {
             continue;
         }
-        for l in func.locations(f.lookup) {
+        for l in func.inline_frames(f.lookup) {
             // A compiler-made wrapper is shown only where it called a panic (runtime/traceback.go elideWrapperCalling).
             let panicked = out.last().is_some_and(|f| PANICS.contains(&f.function.as_str()));
-            if wrapper == Some(i64::from(l.func_id)) && !panicked {
+            if l.func_id == FuncId::Wrapper && !panicked {
                 continue;
             }
             out.push(StackFrame { function: plain_name(l.function), file: l.file.to_owned(), line: l.line });

@@ -278,7 +278,7 @@ fn root_name(rt: &Runtime, built: &Built, root: &Root) -> String {
             match vars.partition_point(|v| v.addr <= at).checked_sub(1).map(|i| &vars[i]) {
                 Some(v) if v.addr == at => format!("global {}", v.name),
                 Some(v) => format!("global {}+{}", v.name, at - v.addr),
-                None => format!("global at {}", root.at),
+                None => rt.image.name_global(root.at).unwrap_or_else(|| format!("global at {}", root.at)),
             }
         }
         RootKind::Stack | RootKind::Conservative => {

@@ -58,7 +58,9 @@ impl From<TargetError> for Failure {
 impl From<OpenError> for Failure {
     fn from(e: OpenError) -> Failure {
         let remedy = match &e {
-            OpenError::Image(ImageError::NoExe | ImageError::Open { .. }) => Some("--exe PATH with the same binary"),
+            OpenError::Image(ImageError::NoExecutable | ImageError::Open { .. }) => {
+                Some("--exe PATH with the same binary")
+            }
             OpenError::Image(ImageError::NoDwarf { .. }) => Some("--exe with an unstripped build of the same binary"),
             _ => None,
         };

@@ -151,7 +151,7 @@ fn scan(rt: &Runtime, heap: &Heap, masks: &PointerMasks, spans: &[Span]) -> Part
             let word0 = Addr(bytes::u64_at(mem, at).unwrap_or(0));
             if header {
                 part.hints.push((id, Hint::Header(word0)));
-            } else if rt.image.pclntab.find(word0).is_some_and(|f| f.entry == word0) {
+            } else if rt.image.pclntab.find(word0).is_some_and(|f| f.entry() == word0) {
                 part.hints.push((id, Hint::Closure(word0)));
             }
         }

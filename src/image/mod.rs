@@ -2,26 +2,66 @@
 //! Reads the executable file and, where the file does not have it (relocated words), target memory.
 //! Used by `runtime`. Does not know the heap.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
-
-use object::{Object, ObjectSegment};
+use std::{path::PathBuf, sync::OnceLock};
 
 use crate::{
     base::{Addr, GoVersion},
-    os::mmap::MappedFile,
     target::Target,
 };
 
-mod buildinfo;
+pub mod buildinfo;
+pub mod codeindex;
+pub mod disasm;
 pub mod dwarf;
-mod moduledata;
+pub mod elf;
+mod functions;
+pub mod moduledata;
+mod open;
 pub mod pclntab;
+mod release;
+pub mod symbols;
 
-use dwarf::Dwarf;
-use pclntab::Pclntab;
+pub use buildinfo::BuildInfo;
+pub use elf::Bytes;
+pub use functions::Functions;
+pub use open::{NEWEST_KNOWN, OLDEST_KNOWN};
+pub use pclntab::{Frame, Func, FuncId, Pclntab};
+
+/// What the user may say about the binary.
+#[derive(Clone, Debug, Default)]
+pub struct ImageOptions {
+    /// The executable, where the target's own word for it does not help (`--exe`).
+    pub exe: Option<PathBuf>,
+    /// A separate file with symbols and DWARF (`--debug-file`).
+    pub debug_file: Option<PathBuf>,
+    /// Go release to assume, whatever the binary says (`--assume-go`).
+    pub assume_go: Option<GoVersion>,
+}
+
+/// Why a binary cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    #[error("the executable of this target is not known: name it with --exe")]
+    NoExecutable,
+    #[error("cannot open the executable {path}: {source}", path = path.display())]
+    Open { path: PathBuf, source: std::io::Error },
+    #[error("{path} cannot be used: {why}", path = path.display())]
+    BadElf { path: PathBuf, why: String },
+    #[error("{path} is not the binary of this target: its build id is {file}, memory says {memory}; name the right one with --exe", path = path.display())]
+    WrongBinary { path: PathBuf, file: String, memory: String },
+    #[error("{path} is not a Go program{hint} (tried {tried})", path = path.display())]
+    NotGo { path: PathBuf, hint: &'static str, tried: String },
+    #[error("{path} is a Go program, but its moduledata cannot be found: packed, obfuscated or damaged? (tried {tried})", path = path.display())]
+    NoModuledata { path: PathBuf, tried: String },
+    #[error("{path} was built by {version}: gosleuth reads Go 1.18 and later", path = path.display())]
+    TooOld { path: PathBuf, version: String },
+    #[error("{path} does not say which Go release built it, and its shape (of go1.{} to go1.{}) and function names do not agree: use --assume-go", shape.0, shape.1, path = path.display())]
+    UnknownRelease { path: PathBuf, shape: (u32, u32) },
+    #[error("{path} has no DWARF, and the layouts of {go_version} are in no table yet", path = path.display())]
+    NoDwarf { path: PathBuf, go_version: GoVersion },
+    #[error(transparent)]
+    Pclntab(#[from] pclntab::PclntabError),
+}
 
 /// Where a fact about the binary comes from; printed by `doctor` and in the JSON envelope.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
@@ -53,6 +93,16 @@ pub struct SegmentMask {
 #[derive(Clone, Debug, Default)]
 pub struct Module {
     pub addr: Addr,
+    /// Path name of a plugin or shared library's module; empty for the program itself.
+    pub name: String,
+    pub plugin_path: String,
+    /// The pclntab header.
+    pub pc_header: Addr,
+    /// Go 1.26+: exclusive end of pclntab, funcdata and findfunctab.
+    pub epclntab: Addr,
+    pub minpc: Addr,
+    /// Exclusive end of Go text.
+    pub maxpc: Addr,
     pub text: Addr,
     pub etext: Addr,
     pub noptrdata: Addr,
@@ -76,8 +126,8 @@ pub struct Module {
     pub typelinks: (Addr, u64),
     /// To Go 1.26: pointers to itabs (address, count).
     pub itablinks: (Addr, u64),
-    /// The pclntab header.
-    pub pc_header: Addr,
+    /// Map of a split text (address, count); one entry where it is in one piece.
+    pub textsectmap: (Addr, u64),
     pub data_mask: SegmentMask,
     pub bss_mask: SegmentMask,
 }
@@ -86,110 +136,86 @@ pub struct Module {
 pub struct Image {
     /// File that was opened.
     pub path: PathBuf,
-    file: Arc<MappedFile>,
-    /// (run-time start, end, offset in the file) of read-only segments.
-    readonly: Vec<(Addr, Addr, u64)>,
     /// Run-time address minus ELF address.
     pub bias: u64,
+    /// GNU build id (Go 1.24+, or an external linker).
+    pub build_id: Option<Vec<u8>>,
+    /// The Go linker's own build id.
+    pub go_build_id: Option<String>,
+    pub build_info: Option<BuildInfo>,
     pub go_version: GoVersion,
     pub go_version_source: FoundBy,
+    /// A symbol table is at hand, in the binary or in its debug file.
     pub has_symtab: bool,
+    /// The program first, then plugins; never empty.
     pub modules: Vec<Module>,
-    pub dwarf: Option<Dwarf>,
-    pub pclntab: Pclntab,
-}
-
-/// Why the binary cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ImageError {
-    #[error("the target's executable is not known")]
-    NoExe,
-    #[error("cannot open the executable {path}: {source}", path = path.display())]
-    Open { path: PathBuf, source: std::io::Error },
-    #[error("cannot parse {path}: {source}", path = path.display())]
-    Elf { path: PathBuf, source: object::Error },
-    #[error("{path} is not a Go program: it has neither Go build info nor a Go function table", path = path.display())]
-    NotGo { path: PathBuf },
-    #[error("{path} has no DWARF; this version of gosleuth reads layouts from DWARF only", path = path.display())]
-    NoDwarf { path: PathBuf },
-    #[error(transparent)]
-    Dwarf(#[from] dwarf::DwarfError),
-    #[error("{what}: {why}")]
-    Inconsistent { what: &'static str, why: String },
+    /// How the first module was found.
+    pub modules_found_by: FoundBy,
+    /// Functions of all modules.
+    pub pclntab: Functions,
+    pub dwarf: Option<dwarf::Dwarf>,
+    /// Symbol table, where there is one.
+    pub symbols: Option<symbols::Symbols>,
+    /// The file itself: segments and sections.
+    pub elf: elf::Elf,
+    /// Separate file with symbols and DWARF, if one was used.
+    pub debug_path: Option<PathBuf>,
+    code_index: OnceLock<codeindex::CodeIndex>,
 }
 
 impl Image {
-    /// Opens the executable of `target` (or `exe`), finds where it lies and reads its tables.
-    pub fn open(
-        target: &Target,
-        exe: Option<&Path>,
-        want: &(dyn Fn(&str) -> bool + Sync),
-    ) -> Result<Image, ImageError> {
-        let path = exe.map(Path::to_owned).or_else(|| target.exe_file.clone()).ok_or(ImageError::NoExe)?;
-        let file = MappedFile::open(&path).map_err(|source| ImageError::Open { path: path.clone(), source })?;
-        let file = Arc::new(file);
-        let elf = object::File::parse(&**file).map_err(|source| ImageError::Elf { path: path.clone(), source })?;
-        let raw = buildinfo::version(&elf).or_else(|| buildinfo::scan(&file));
-        let raw = raw.ok_or_else(|| ImageError::NotGo { path: path.clone() })?;
-        let go_version = GoVersion::parse(&raw).ok_or_else(|| ImageError::Inconsistent {
-            what: "Go release",
-            why: format!("the build info says {raw:?}, which names no release"),
-        })?;
-        // AT_ENTRY is the entry point as mapped; the ELF header has it as linked.
-        let entry = target.auxv.iter().find(|(k, _)| *k == 9).map(|&(_, v)| v).unwrap_or(elf.entry());
-        let bias = entry.wrapping_sub(elf.entry());
-        let readonly = elf
-            .segments()
-            .filter(|s| matches!(s.flags(), object::SegmentFlags::Elf { p_flags } if p_flags & 2 == 0))
-            .map(|s| {
-                let start = Addr(s.address().wrapping_add(bias));
-                (start, start.offset(s.file_range().1), s.file_range().0)
-            })
-            .collect();
-        let has_symtab = elf.symbol_table().is_some();
-        let dwarf = Dwarf::open(&file, want)?.ok_or_else(|| ImageError::NoDwarf { path: path.clone() })?;
-        let mut image = Image {
-            path,
-            file: file.clone(),
-            readonly,
-            bias,
-            go_version,
-            go_version_source: FoundBy::BuildInfo,
-            has_symtab,
-            modules: Vec::new(),
-            dwarf: Some(dwarf),
-            pclntab: Pclntab::default(),
-        };
-        image.modules = moduledata::read_all(target, &image)?;
-        let first = image
-            .modules
-            .first()
-            .ok_or(ImageError::Inconsistent { what: "runtime.firstmoduledata", why: "no module was found".into() })?;
-        image.pclntab = Pclntab::read(target, &image, first)?;
-        Ok(image)
+    /// Run-time address of a variable that DWARF or the symbol table names, and which of them does.
+    pub fn variable(&self, name: &str) -> Option<(Addr, FoundBy)> {
+        if let Some(addr) = self.dwarf.as_ref().and_then(|d| d.variable(name)) {
+            return Some((self.elf.run_time(addr), FoundBy::Dwarf));
+        }
+        self.symbols.as_ref()?.find(name).map(|s| (s.addr, FoundBy::Symtab))
     }
 
-    /// Run-time address of a runtime variable that DWARF names.
-    pub fn variable(&self, name: &str) -> Option<Addr> {
-        Some(Addr(self.dwarf.as_ref()?.variable(name)?.wrapping_add(self.bias)))
-    }
-
-    /// Bytes of a read-only segment, from the file: cores leave them out.
-    pub fn file_bytes(&self, addr: Addr, len: usize) -> Option<&[u8]> {
-        let &(start, _, offset) = self.readonly.iter().find(|(s, e, _)| *s <= addr && addr < *e)?;
-        let at = usize::try_from(offset.checked_add(addr.distance_from(start)?)?).ok()?;
-        self.file.get(at..at.checked_add(len)?)
+    /// Exactly `len` bytes at a run-time address, from the file's read-only segments: what memory holds too, without
+    /// a read, and also where a core left the page out.
+    pub fn file_bytes(&self, addr: Addr, len: u64) -> Option<&[u8]> {
+        self.elf.constant_bytes(addr, len)
     }
 
     /// Read-only bytes at `addr`: from the file, else from memory.
     pub fn bytes(&self, target: &Target, addr: Addr, len: u64) -> Option<Vec<u8>> {
         const LIMIT: u64 = 1 << 30;
-        if len > LIMIT {
-            return None;
-        }
-        match self.file_bytes(addr, len as usize) {
+        match self.file_bytes(addr, len) {
             Some(b) => Some(b.to_vec()),
             None => target.read_vec(addr, len, LIMIT).ok(),
         }
+    }
+
+    /// Machine code from `addr` to the end of the segment.
+    pub fn code_from(&self, addr: Addr) -> Option<&[u8]> {
+        self.elf.segment_at(addr).filter(|s| s.exec && !s.write)?;
+        self.elf.initial_bytes(addr)
+    }
+
+    /// The module whose data, bss or text contains `addr`.
+    pub fn module_of(&self, addr: Addr) -> Option<&Module> {
+        self.modules.iter().find(|m| m.owns(addr))
+    }
+}
+
+impl Module {
+    /// Segments of global variables: (name, start, end), pointer-free ones included.
+    pub fn data_segments(&self) -> [(&'static str, Addr, Addr); 4] {
+        [
+            ("noptrdata", self.noptrdata, self.enoptrdata),
+            ("data", self.data, self.edata),
+            ("bss", self.bss, self.ebss),
+            ("noptrbss", self.noptrbss, self.enoptrbss),
+        ]
+    }
+
+    /// Does `addr` lie in a segment of global variables?
+    pub fn is_global(&self, addr: Addr) -> bool {
+        self.data_segments().iter().any(|(_, start, end)| *start <= addr && addr < *end)
+    }
+
+    pub fn owns(&self, addr: Addr) -> bool {
+        self.is_global(addr) || (self.text <= addr && addr < self.etext) || (self.types <= addr && addr < self.etypes)
     }
 }

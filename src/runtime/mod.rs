@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 
 use crate::{
     base::{Addr, Diagnostics},
-    image::{FoundBy, Image, ImageError},
+    image::{Image, ImageError, ImageOptions},
     target::Target,
 };
 
@@ -18,7 +18,7 @@ pub mod stack;
 pub mod types;
 pub mod view;
 
-use globals::{Globals, Located};
+use globals::Globals;
 use layout::{Global, Layout, LayoutError};
 
 /// Everything that is needed to read runtime structures of one target.
@@ -42,21 +42,21 @@ pub enum OpenError {
 impl Runtime {
     /// Opens the binary of `target`, resolves layouts and locates the runtime's globals.
     pub fn open(target: Arc<Target>, exe: Option<&Path>) -> Result<Runtime, OpenError> {
-        let image = Image::open(&target, exe, &|name| layout::wants(name))?;
-        let dwarf = image.dwarf.as_ref().ok_or_else(|| ImageError::NoDwarf { path: image.path.clone() })?;
+        let diag = Diagnostics::default();
+        let opts = ImageOptions { exe: exe.map(Path::to_owned), ..ImageOptions::default() };
+        let image = Image::open(&target, &opts, &|name| layout::wants(name), &diag)?;
+        let dwarf = image
+            .dwarf
+            .as_ref()
+            .ok_or_else(|| ImageError::NoDwarf { path: image.path.clone(), go_version: image.go_version.clone() })?;
         let layout = Layout::from_dwarf(dwarf)?;
-        let mut globals = Globals::default();
-        for &g in Global::ALL {
-            if let Some(addr) = image.variable(g.name()) {
-                globals.set(g, Located { addr, found_by: FoundBy::Dwarf });
-            }
-        }
+        let globals = Globals::locate(&target, &image, &layout, &diag);
         Ok(Runtime {
             target,
             image: Arc::new(image),
             layout: Arc::new(layout),
             globals: Arc::new(globals),
-            diag: Arc::new(Diagnostics::default()),
+            diag: Arc::new(diag),
         })
     }
 

@@ -1,6 +1,8 @@
 //! A target made of byte slices, for tests: segments at chosen addresses, no process behind them.
 
-use super::{Fault, Memory};
+use std::{path::Path, sync::Arc};
+
+use super::{Arch, Fault, Mapping, Memory, Target, TargetKind};
 use crate::base::Addr;
 
 /// Memory that consists of the given segments and nothing else.
@@ -23,6 +25,39 @@ impl FakeMemory {
     /// Adds 64-bit words at `addr`.
     pub fn with_words(self, addr: u64, words: &[u64]) -> Self {
         self.with(addr, words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>())
+    }
+}
+
+impl Target {
+    /// A dead target of one architecture with this memory and nothing else; each segment is a writable mapping.
+    pub fn fake(arch: Arch, memory: FakeMemory, exe: Option<&Path>) -> Target {
+        let mut mappings: Vec<Mapping> = memory
+            .segments
+            .iter()
+            .map(|(start, bytes)| Mapping {
+                start: *start,
+                end: start.offset(bytes.len() as u64),
+                readable: true,
+                writable: true,
+                executable: false,
+                file_offset: 0,
+                path: None,
+            })
+            .collect();
+        mappings.sort_by_key(|m| m.start);
+        Target {
+            kind: TargetKind::Core,
+            pid: None,
+            arch,
+            exe: exe.map(Path::to_owned),
+            exe_file: exe.map(Path::to_owned),
+            mappings,
+            threads: Vec::new(),
+            auxv: Vec::new(),
+            memory: Arc::new(memory),
+            freezer: None,
+            mode: "core",
+        }
     }
 }
 

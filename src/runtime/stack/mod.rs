@@ -5,9 +5,7 @@
 use super::{Runtime, sched::Goroutine};
 use crate::{
     base::{Addr, bytes},
-    image::pclntab::{
-        FLAG_SP_WRITE, FLAG_TOP_FRAME, FUNCDATA_ARGS, FUNCDATA_LOCALS, FUNCDATA_STACK_OBJECTS, Func, PCDATA_STACK_MAP,
-    },
+    image::pclntab::{Func, funcdata, pcdata},
     target::Arch,
 };
 
@@ -129,14 +127,14 @@ pub fn walk(rt: &Runtime, g: &Goroutine) -> Stack {
             w.out.truncated = Some(format!("{pc} is in no Go function"));
             break;
         };
-        let Some(delta) = func.sp_delta(pc).filter(|&d| d >= 0) else {
+        let Some(delta) = func.pcsp(pc).filter(|&d| d >= 0) else {
             w.out.truncated = Some(format!("no frame size for {} at {pc}", func.name()));
             break;
         };
         let fp = sp.offset(delta as u64 + if amd64 { 8 } else { 0 });
         let lookup = if exact { pc } else { Addr(pc.0.saturating_sub(1)) };
         let frame = w.out.frames.len() as u32;
-        let entry = func.entry;
+        let entry = func.entry();
         w.out.frames.push(Frame { pc, lookup, sp, fp, func_entry: entry });
         let name = func.name();
         let async_preempt = name == "runtime.asyncPreempt" || name == "runtime.debugCallV2";
@@ -145,10 +143,10 @@ pub fn walk(rt: &Runtime, g: &Goroutine) -> Stack {
         let injected = async_preempt || name == "runtime.sigpanic";
         interrupted = async_preempt;
         after_sigpanic = name == "runtime.sigpanic";
-        if func.flag() & FLAG_TOP_FRAME != 0 {
+        if func.flags().top_frame() {
             break;
         }
-        if func.flag() & FLAG_SP_WRITE != 0 && frame > 0 {
+        if func.flags().sp_write() && frame > 0 {
             w.out.truncated = Some(format!("{name} switches stacks"));
             break;
         }
@@ -171,7 +169,7 @@ pub fn walk(rt: &Runtime, g: &Goroutine) -> Stack {
             sp = sp.offset(16);
             if rt.image.pclntab.find(pc).is_none() {
                 pc = Addr(x);
-            } else if rt.image.pclntab.find(pc).and_then(|f| f.sp_delta(pc)) == Some(0) {
+            } else if rt.image.pclntab.find(pc).and_then(|f| f.pcsp(pc)) == Some(0) {
                 lr = Addr(x);
             }
         }
@@ -218,26 +216,26 @@ impl LiveAt<'_> {
         let cont = if self.after_sigpanic {
             match func.deferreturn() {
                 0 => return,
-                d => func.entry.offset(u64::from(d) + 1),
+                d => func.entry().offset(u64::from(d) + 1),
             }
         } else {
             pc
         };
-        let target = if cont == func.entry { cont } else { Addr(cont.0 - 1) };
-        let index = func.pcdata(PCDATA_STACK_MAP, target);
+        let target = if cont == func.entry() { cont } else { Addr(cont.0 - 1) };
+        let index = func.pcdata(pcdata::STACK_MAP_INDEX, target).unwrap_or(-1);
         let min = if self.amd64 { 0 } else { 16 };
         if varp.0.saturating_sub(sp.0) > min
-            && let Some(map) = func.funcdata(FUNCDATA_LOCALS)
+            && let Some(map) = func.funcdata(funcdata::LOCALS_POINTER_MAPS)
         {
             w.bitmap(map, index, |nbit| varp.0.checked_sub(8 * nbit).map(Addr), frame);
         }
         if func.args() > 0
-            && let Some(map) = func.funcdata(FUNCDATA_ARGS)
+            && let Some(map) = func.funcdata(funcdata::ARGS_POINTER_MAPS)
         {
             w.bitmap(map, index, |_| Some(argp), frame);
         }
         let table = &w.rt.image.pclntab;
-        if let Some(at) = func.funcdata(FUNCDATA_STACK_OBJECTS)
+        if let Some(at) = func.funcdata(funcdata::STACK_OBJECTS)
             && let Some(n) = table.funcdata_bytes(at, 8).and_then(|b| bytes::u64_at(b, 0)).filter(|&n| n < 1 << 16)
             && let Some(recs) = table.funcdata_bytes(at.offset(8), 16 * n as usize)
         {

@@ -1,0 +1,155 @@
+//! image::codeindex: which code refers to which global variable, from one decoding pass over the text of the program.
+//! Gives names to globals of stripped binaries: `global near main.(*Cache).Put`. Owns `CodeIndex`.
+//! Cost: measured about 10 ms a MiB of text on one core, spread over all cores; nothing is stored on disk therefore.
+
+use rayon::prelude::*;
+
+use super::{Image, Module, disasm};
+use crate::base::Addr;
+
+/// A variable may be larger than this, but code that refers to its start from further away proves little.
+const NEAR: u64 = 4096;
+/// Referring instructions that are looked at for a name.
+const MAX_REFERRERS: usize = 64;
+
+/// References from code to global variables of the program's own module, sorted by address.
+#[derive(Default)]
+pub struct CodeIndex {
+    /// Lowest address of data segments, and of text.
+    data: u64,
+    text: u64,
+    /// Offset of the address from `data` in the upper half, of the instruction from `text` in the lower.
+    refs: Vec<u64>,
+}
+
+impl CodeIndex {
+    fn build(image: &Image) -> CodeIndex {
+        let (Some(module), Some(tab)) = (image.modules.first(), image.pclntab.tables().first()) else {
+            return CodeIndex::default();
+        };
+        let segments = module.data_segments();
+        let data = segments.iter().filter(|s| s.1 < s.2).map(|s| s.1.0).min().unwrap_or(0);
+        let text = module.text.0;
+        let mut refs: Vec<u64> = (0..tab.len())
+            .into_par_iter()
+            .with_min_len(256)
+            .fold(Vec::new, |mut out, i| {
+                if let Some(f) = tab.func(i)
+                    && let Some(code) = image.code_of(&f)
+                {
+                    disasm::references(image.elf.arch, code, f.entry(), |r| {
+                        if module.is_global(r.addr)
+                            && let (Ok(to), Ok(from)) =
+                                (u32::try_from(r.addr.0.wrapping_sub(data)), u32::try_from(r.pc.0.wrapping_sub(text)))
+                        {
+                            out.push(u64::from(to) << 32 | u64::from(from));
+                        }
+                    });
+                }
+                out
+            })
+            .reduce(Vec::new, |mut a, mut b| {
+                a.append(&mut b);
+                a
+            });
+        refs.par_sort_unstable();
+        refs.dedup();
+        CodeIndex { data, text, refs }
+    }
+
+    /// Number of references.
+    pub fn len(&self) -> usize {
+        self.refs.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.refs.is_empty()
+    }
+
+    /// The referenced address at or nearest below `addr`.
+    pub fn nearest(&self, addr: Addr) -> Option<Addr> {
+        let to = u32::try_from(addr.0.checked_sub(self.data)?).ok()?;
+        let end = self.refs.partition_point(|r| (r >> 32) as u32 <= to);
+        Some(Addr(self.data + (self.refs[..end].last()? >> 32)))
+    }
+
+    /// Instructions that refer to exactly `addr`.
+    pub fn referrers(&self, addr: Addr) -> impl Iterator<Item = Addr> + '_ {
+        let to = addr.0.checked_sub(self.data).and_then(|d| u32::try_from(d).ok());
+        let start = to.map_or(self.refs.len(), |to| self.refs.partition_point(|r| ((r >> 32) as u32) < to));
+        self.refs[start..]
+            .iter()
+            .take_while(move |r| Some((*r >> 32) as u32) == to)
+            .map(|r| Addr(self.text + (r & 0xffff_ffff)))
+    }
+}
+
+impl Image {
+    /// The index, built on first use.
+    pub fn code_index(&self) -> &CodeIndex {
+        self.code_index.get_or_init(|| CodeIndex::build(self))
+    }
+
+    /// A name for the global variable at (or around) `addr`: its symbol, with an offset where `addr` lies inside, else
+    /// `global near F`, where F is a function whose code refers to it. `None` outside global variables, or where no
+    /// code refers to it.
+    pub fn name_global(&self, addr: Addr) -> Option<String> {
+        let module = self.modules.iter().find(|m| m.is_global(addr))?;
+        if let Some((symbol, off)) = self.symbols.as_ref().and_then(|s| s.at(addr)).filter(|(s, _)| s.data) {
+            return Some(if off == 0 { symbol.name.to_owned() } else { format!("{}+{off:#x}", symbol.name) });
+        }
+        let index = self.code_index();
+        let start = index.nearest(addr).filter(|s| addr.0 - s.0 <= NEAR && same_segment(module, *s, addr))?;
+        let function = index
+            .referrers(start)
+            .take(MAX_REFERRERS)
+            .filter_map(|pc| self.accessor(pc))
+            .min_by_key(|name| rank(name))?;
+        let off = addr.0 - start.0;
+        Some(if off == 0 { format!("global near {function}") } else { format!("global near {function} (+{off:#x})") })
+    }
+
+    /// The function that was written with the access at `pc` in it: inlining into other packages undone.
+    fn accessor(&self, pc: Addr) -> Option<&str> {
+        self.pclntab.find(pc)?.inline_frames(pc).next().map(|f| f.function).filter(|n| *n != "?")
+    }
+}
+
+fn same_segment(m: &Module, a: Addr, b: Addr) -> bool {
+    m.data_segments().iter().any(|(_, start, end)| *start <= a && a < *end && *start <= b && b < *end)
+}
+
+/// Lower is the better name: the program's own code before libraries, functions that a person wrote before
+/// initialisers and what the compiler made.
+fn rank(name: &str) -> (u8, u8) {
+    let package = name.rsplit_once('/').map_or(name, |(_, last)| last).split('.').next().unwrap_or(name);
+    let made = name.starts_with("type:") || name.starts_with("type..") || name.starts_with("go:");
+    let rest = name.rsplit_once('/').map_or(name, |(_, last)| last).strip_prefix(package).unwrap_or("");
+    let init = rest == ".init" || rest.starts_with(".init.") || rest.starts_with(".map.init");
+    let origin = if name.starts_with("main.") {
+        0
+    } else if name.split('/').next().is_some_and(|first| name.contains('/') && first.contains('.')) {
+        1
+    } else if package == "runtime" {
+        3
+    } else {
+        2
+    };
+    (if made { 2 } else { u8::from(init) }, origin)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn better_names_first() {
+        let mut names =
+            ["runtime.gcStart", "type:.eq.main.T", "main.init", "net/http.Serve", "github.com/a/b.(*C).D", "main.main"];
+        names.sort_by_key(|n| rank(n));
+        assert_eq!(
+            names,
+            ["main.main", "github.com/a/b.(*C).D", "net/http.Serve", "runtime.gcStart", "main.init", "type:.eq.main.T"]
+        );
+    }
+}

@@ -1,0 +1,50 @@
+//! image::functions: the functions of all modules behind one door.
+
+use super::{Func, Pclntab};
+use crate::base::Addr;
+
+/// Function tables of the program and of its plugins.
+#[derive(Default)]
+pub struct Functions {
+    tables: Vec<Pclntab>,
+}
+
+impl Functions {
+    pub fn new(tables: Vec<Pclntab>) -> Functions {
+        Functions { tables }
+    }
+
+    /// One table a module, in the order of modules.
+    pub fn tables(&self) -> &[Pclntab] {
+        &self.tables
+    }
+
+    /// Number of functions.
+    pub fn len(&self) -> usize {
+        self.tables.iter().map(Pclntab::len).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The function that contains `pc`. For a return address ask for `pc - 1`. No allocation.
+    pub fn find(&self, pc: Addr) -> Option<Func<'_>> {
+        self.tables.iter().find(|t| t.contains(pc))?.find(pc)
+    }
+
+    /// The first function of exactly this name. Each table sorts its names on first use.
+    pub fn find_name(&self, name: &str) -> Option<Func<'_>> {
+        self.tables.iter().find_map(|t| t.find_name(name))
+    }
+
+    /// All functions, in address order within each module.
+    pub fn iter(&self) -> impl Iterator<Item = Func<'_>> {
+        self.tables.iter().flat_map(Pclntab::funcs)
+    }
+
+    /// Bytes of funcdata at a run-time address, without a read of target memory.
+    pub fn funcdata_bytes(&self, addr: Addr, len: usize) -> Option<&[u8]> {
+        self.tables.iter().find_map(|t| t.funcdata_at(addr, len))
+    }
+}
