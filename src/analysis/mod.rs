@@ -5,4 +5,3 @@ pub mod goroutines;
 pub mod histogram;
 pub mod liveness;
 pub mod paths;
-pub mod typing;

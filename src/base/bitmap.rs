@@ -97,6 +97,12 @@ impl AtomicBitmap {
         self.words.get(i / 64).is_some_and(|w| w.load(Ordering::Relaxed) >> (i % 64) & 1 == 1)
     }
 
+    pub fn clear(&self, i: usize) {
+        if let Some(word) = self.words.get(i / 64) {
+            word.fetch_and(!(1 << (i % 64)), Ordering::Relaxed);
+        }
+    }
+
     pub fn into_bitmap(self) -> Bitmap {
         Bitmap { words: self.words.into_iter().map(AtomicU64::into_inner).collect(), len: self.len }
     }

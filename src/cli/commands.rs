@@ -13,10 +13,10 @@ use crate::{
         dominators::{Dominators, HolderTree},
         goroutines, histogram,
         liveness::{self, Liveness},
-        paths, typing,
+        paths,
     },
     base::{Addr, ObjectId, diag::Diagnostic, units},
-    graph::{Root, RootKind, build::Built},
+    graph::{Root, RootKind, build::Built, typing::Typed},
     output,
     report::Envelope,
     runtime::{
@@ -205,9 +205,9 @@ fn top(args: &TargetArgs, limit: usize) -> Result<(), Failure> {
     let mut s = Session::open(args)?;
     let heap = s.heap()?;
     let built = s.graph(&heap)?;
-    let types = s.stage("types", |rt| typing::run(rt, &heap, &built));
+    let typed = s.stage("types", |rt| Typed::new(rt, &heap, &built));
     s.rt.target.release();
-    let mut h = s.stage("top", |_| histogram::live_by_type(&heap, &built, &types));
+    let mut h = s.stage("top", |_| histogram::live_by_type(&heap, &built.graph, &typed));
     if args.json && limit > 0 {
         h.rows.truncate(limit);
     }
@@ -231,7 +231,7 @@ fn goroutine_groups(args: &TargetArgs, limit: usize) -> Result<(), Failure> {
     });
     let (goroutines, stacks) = found?;
     s.rt.target.release();
-    let built = Built { graph: Default::default(), goroutines, stacks, hints: Vec::new() };
+    let built = Built { goroutines, stacks, ..Built::default() };
     let mut g = s.stage("group", |rt| goroutines::group(rt, &built, now));
     if args.json && limit > 0 {
         g.groups.truncate(limit);
@@ -300,7 +300,7 @@ fn why(args: &TargetArgs, addr: &str, n: usize) -> Result<(), Failure> {
     let mut s = Session::open(args)?;
     let heap = s.heap()?;
     let built = s.graph(&heap)?;
-    let types = s.stage("types", |rt| typing::run(rt, &heap, &built));
+    let typed = s.stage("types", |rt| Typed::new(rt, &heap, &built));
     s.rt.target.release();
     let Some((id, _)) = heap.find(addr) else {
         return Err(Failure::new(format!("{addr} is not in the Go heap"), Some("gosleuth top PID for what is there")));
@@ -316,8 +316,8 @@ fn why(args: &TargetArgs, addr: &str, n: usize) -> Result<(), Failure> {
         let (addr, bytes) = heap.extent(o);
         Step {
             addr,
-            type_name: types.get(o).map(|t| t.0.to_owned()),
-            field: edge.map(|e| format!("+{}", 8 * graph.word_of(e))),
+            type_name: typed.name(o).map(str::to_owned),
+            field: edge.map(|e| typed.field(&heap, graph, o, e)),
             bytes,
         }
     };

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use super::{Failure, TargetArgs};
 use crate::{
-    graph::build::{self, Built},
+    graph::{
+        TypeWords,
+        build::{self, Built},
+    },
     report::{Envelope, SCHEMA_VERSION, TargetInfo, Tool},
     runtime::{Runtime, heap::Heap},
     target::{HoldMode, Target},
@@ -53,7 +56,8 @@ impl Session {
     }
 
     pub fn graph(&mut self, heap: &Heap) -> Result<Built, Failure> {
-        Ok(self.stage("graph", |rt| build::build(rt, heap))?)
+        let words = self.stage("type words", TypeWords::of);
+        Ok(self.stage("graph", |rt| build::build(rt, heap, &words))?)
     }
 
     pub fn envelope<R>(mut self, command: &'static str, result: R) -> Envelope<R> {

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::{Graph, Root, RootKind};
+use super::{Graph, Hints, Root, RootKind, TypeWords};
 use crate::{
     base::{Addr, Bitmap, Goid, ObjectId, bytes},
     image::SegmentMask,
@@ -20,23 +20,13 @@ use crate::{
     },
 };
 
-/// What the bytes of a holder say about the type of an object.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Hint {
-    /// abi.Type address in a malloc header or mspan.largeType: the type of one element (Go 1.22 and later).
-    Header(Addr),
-    /// abi.Type or itab address in the word before a pointer to the object's start.
-    Interface(Addr),
-    /// First word is this function's entry: a closure.
-    Closure(Addr),
-}
-
-/// Everything that was read: the graph, the goroutines with their stacks, and type hints sorted by object.
+/// Everything that was read: the graph, the goroutines with their stacks, and evidence of types.
+#[derive(Default)]
 pub struct Built {
     pub graph: Graph,
     pub goroutines: Vec<Goroutine>,
     pub stacks: Vec<Stack>,
-    pub hints: Vec<(ObjectId, Hint)>,
+    pub hints: Hints,
 }
 
 /// Spans read together: bounded by number and by bytes.
@@ -50,11 +40,11 @@ struct Part {
     target: Vec<ObjectId>,
     word: Vec<u16>,
     far: Vec<(u32, u32)>,
-    inner: Vec<u32>,
-    hints: Vec<(ObjectId, Hint)>,
+    hints: Hints,
 }
 
-pub fn build(rt: &Runtime, heap: &Heap) -> Result<Built, ReadError> {
+/// `words`: what counts as evidence of an interface; may be empty.
+pub fn build(rt: &Runtime, heap: &Heap, words: &TypeWords) -> Result<Built, ReadError> {
     let goroutines = crate::runtime::sched::read(rt)?;
     let stacks: Vec<Stack> = goroutines.par_iter().map(|g| stack::walk(rt, g)).collect();
     for (g, s) in goroutines.iter().zip(&stacks) {
@@ -81,7 +71,7 @@ pub fn build(rt: &Runtime, heap: &Heap) -> Result<Built, ReadError> {
         batches.push(batch);
         rest = tail;
     }
-    let parts: Vec<Part> = batches.par_iter().map(|b| scan(rt, heap, &masks, b)).collect();
+    let parts: Vec<Part> = batches.par_iter().map(|b| scan(rt, heap, &masks, words, b)).collect();
 
     let edges: usize = parts.iter().map(|p| p.target.len()).sum();
     if edges >= u32::MAX as usize {
@@ -95,7 +85,7 @@ pub fn build(rt: &Runtime, heap: &Heap) -> Result<Built, ReadError> {
     graph.row.push(0);
     graph.target.reserve_exact(edges);
     graph.word.reserve_exact(edges);
-    let mut hints = Vec::new();
+    let mut hints = Hints::default();
     let mut total = 0u32;
     for p in parts {
         let base = graph.target.len() as u32;
@@ -106,17 +96,17 @@ pub fn build(rt: &Runtime, heap: &Heap) -> Result<Built, ReadError> {
         graph.target.extend(p.target);
         graph.word.extend(p.word);
         graph.far_words.extend(p.far.into_iter().map(|(e, w)| (base + e, w)));
-        graph.inner.extend(p.inner.into_iter().map(|e| base + e));
-        hints.extend(p.hints);
+        hints.interior.extend(p.hints.interior.into_iter().map(|(e, at)| (base + e, at)));
+        hints.interfaces.extend(p.hints.interfaces.into_iter().map(|(e, word)| (base + e, word)));
+        hints.headers.extend(p.hints.headers);
+        hints.closures.extend(p.hints.closures);
     }
-    graph.roots = roots(rt, heap, &masks, &goroutines, &stacks, &graph, &mut hints);
-    hints.sort_unstable();
-    hints.dedup();
+    graph.roots = roots(rt, heap, words, &goroutines, &stacks, &graph, &mut hints);
     graph.reachable = reach(&graph, heap);
     Ok(Built { graph, goroutines, stacks, hints })
 }
 
-fn scan(rt: &Runtime, heap: &Heap, masks: &PointerMasks, spans: &[Span]) -> Part {
+fn scan(rt: &Runtime, heap: &Heap, masks: &PointerMasks, words: &TypeWords, spans: &[Span]) -> Part {
     let mut part = Part::default();
     let total: u64 = spans.iter().filter(|s| !s.noscan).map(|s| s.bytes).sum();
     let mut memory = vec![0u8; total as usize];
@@ -150,13 +140,13 @@ fn scan(rt: &Runtime, heap: &Heap, masks: &PointerMasks, spans: &[Span]) -> Part
             let at = (u64::from(i) * span.elemsize) as usize;
             let word0 = Addr(bytes::u64_at(mem, at).unwrap_or(0));
             if header {
-                part.hints.push((id, Hint::Header(word0)));
+                part.hints.headers.push((id, word0));
             } else if rt.image.pclntab.find(word0).is_some_and(|f| f.entry() == word0) {
-                part.hints.push((id, Hint::Closure(word0)));
+                part.hints.closures.push((id, word0));
             }
         }
         if !span.large_type.is_null() {
-            part.hints.push((span.first, Hint::Header(span.large_type)));
+            part.hints.headers.push((span.first, span.large_type));
         }
         masks.pointers(heap, span, mem, |slot, w| {
             let at = (u64::from(slot) * span.elemsize + 8 * w) as usize;
@@ -166,17 +156,19 @@ fn scan(rt: &Runtime, heap: &Heap, masks: &PointerMasks, spans: &[Span]) -> Part
                 rt.diag.note("pointer to a free slot", format_args!("{value:#x}"));
                 return;
             }
+            let edge = part.target.len() as u32;
             if w > 0
                 && let Some(before) = bytes::u64_at(mem, at - 8)
+                && words.contains(before)
             {
-                interface_hint(rt, heap, before, to, offset, &mut part.hints);
+                part.hints.interfaces.push((edge, Addr(before)));
+            }
+            if offset > 0 {
+                part.hints.interior.push((edge, offset.min(u32::MAX.into()) as u32));
             }
             part.degrees[first + slot as usize] += 1;
             if w >= u64::from(u16::MAX) {
-                part.far.push((part.target.len() as u32, w as u32));
-            }
-            if offset != heap.span_of(to).value_offset(rt) {
-                part.inner.push(part.target.len() as u32);
+                part.far.push((edge, w as u32));
             }
             part.target.push(to);
             part.word.push(w.min(u64::from(u16::MAX)) as u16);
@@ -185,49 +177,35 @@ fn scan(rt: &Runtime, heap: &Heap, masks: &PointerMasks, spans: &[Span]) -> Part
     part
 }
 
-/// A type or itab address right before a pointer to the start of an object: an interface value.
-fn interface_hint(
-    rt: &Runtime,
-    heap: &Heap,
-    before: u64,
-    to: ObjectId,
-    offset: u64,
-    hints: &mut Vec<(ObjectId, Hint)>,
-) {
-    let in_types = rt.image.modules.iter().any(|m| (m.types.0..m.etypes.0).contains(&before))
-        || rt.image.modules.iter().any(|m| (m.noptrdata.0..m.edata.0).contains(&before));
-    let start = if heap.span_of(to).elemsize > 512 && heap.span_of(to).class != 0 { 8 } else { 0 };
-    if in_types && before.is_multiple_of(8) && (offset == 0 || offset == start) {
-        hints.push((to, Hint::Interface(Addr(before))));
-    }
-}
-
 /// All roots of the collector (runtime/mgcmark.go): data and bss, finalizers and other specials, queued finalizers and
 /// cleanups, tiny blocks, goroutine stacks.
 fn roots(
     rt: &Runtime,
     heap: &Heap,
-    _masks: &PointerMasks,
+    words: &TypeWords,
     goroutines: &[Goroutine],
     stacks: &[Stack],
     graph: &Graph,
-    hints: &mut Vec<(ObjectId, Hint)>,
+    hints: &mut Hints,
 ) -> Vec<Root> {
     let mut roots = Vec::new();
     let mut add = |kind, at: Addr, value: u64, goid: Goid, frame: u32| {
-        let Some((target, offset)) = heap.find(Addr(value)) else { return };
+        let (target, offset) = heap.find(Addr(value))?;
         if heap.is_allocated(target) {
             roots.push(Root { kind, target, at, offset: offset.min(u64::from(u32::MAX)) as u32, goid, frame });
-        } else if kind != RootKind::Conservative {
+            return Some(roots.len() as u32 - 1);
+        }
+        if kind != RootKind::Conservative {
             rt.diag.note("root points to a free slot", format_args!("{kind:?} at {at}: {value:#x}"));
         }
+        None
     };
     for m in &rt.image.modules {
         for (mask, kind) in [(&m.data_mask, RootKind::Data), (&m.bss_mask, RootKind::Bss)] {
             segment(rt, mask, |at, value, before| {
-                add(kind, at, value, Goid(0), 0);
-                if let Some((to, offset)) = heap.find(Addr(value)) {
-                    interface_hint(rt, heap, before, to, offset, hints);
+                let root = add(kind, at, value, Goid(0), 0);
+                if let Some(root) = root.filter(|_| words.contains(before)) {
+                    hints.root_interfaces.push((root, Addr(before)));
                 }
             });
         }
@@ -249,12 +227,12 @@ fn roots(
                 add(RootKind::Finalizer, at, func.0, Goid(0), 0);
                 finalized.push((object, at));
             }
-            SpecialRoot::Cleanup { word, at } => add(RootKind::Cleanup, at, word.0, Goid(0), 0),
-            SpecialRoot::WeakHandle { handle, at } => add(RootKind::WeakHandle, at, handle.0, Goid(0), 0),
+            SpecialRoot::Cleanup { word, at } => _ = add(RootKind::Cleanup, at, word.0, Goid(0), 0),
+            SpecialRoot::WeakHandle { handle, at } => _ = add(RootKind::WeakHandle, at, handle.0, Goid(0), 0),
         }
     }
-    queued(rt, |kind, at, value| add(kind, at, value, Goid(0), 0));
-    tiny_blocks(rt, |at, value| add(RootKind::TinyBlock, at, value, Goid(0), 0));
+    queued(rt, |kind, at, value| _ = add(kind, at, value, Goid(0), 0));
+    tiny_blocks(rt, |at, value| _ = add(RootKind::TinyBlock, at, value, Goid(0), 0));
     // The collector keeps what a finalized object points to, not the object itself.
     for (object, at) in finalized {
         if let Some((id, _)) = heap.find(object) {

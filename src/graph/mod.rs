@@ -4,6 +4,10 @@
 use std::ops::Range;
 
 pub mod build;
+mod hints;
+pub mod typing;
+
+pub use hints::{Hints, TypeWords};
 
 use crate::base::{Addr, Bitmap, Goid, ObjectId};
 
@@ -56,8 +60,6 @@ pub struct Graph {
     pub word: Vec<u16>,
     /// Word indices of edges whose `word` is 65535: (edge index, word index), sorted.
     pub far_words: Vec<(u32, u32)>,
-    /// Edges whose pointer does not lead to the start of the value in its slot (sub-slices, fields, elements), sorted.
-    pub inner: Vec<u32>,
     pub roots: Vec<Root>,
     /// Objects reached from `roots`.
     pub reachable: Bitmap,

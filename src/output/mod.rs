@@ -27,11 +27,12 @@ pub fn top(out: &mut dyn Write, h: &Histogram, limit: usize) -> io::Result<()> {
     let c = &h.coverage;
     writeln!(
         out,
-        "{} alive in {} objects. Type written down for {}, following from a holder for {}, not known for {}.",
+        "{} alive in {} objects. Type known exactly for {}, through a holder for {}, guessed for {}, not known for {}.",
         units::bytes(h.live.bytes),
         units::count(h.live.objects),
         units::percent(c.exact_bytes, h.live.bytes),
         units::percent(c.propagated_bytes, h.live.bytes),
+        units::percent(c.guessed_bytes, h.live.bytes),
         units::percent(c.unknown_bytes, h.live.bytes),
     )?;
     let shown = if limit == 0 { h.rows.len() } else { limit };

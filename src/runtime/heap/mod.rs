@@ -78,6 +78,14 @@ pub struct Heap {
 const ARENA_PAGES: u64 = 8192;
 
 impl Heap {
+    /// A heap of given spans that cannot be searched by address, for tests of what works with ids.
+    #[cfg(test)]
+    pub(crate) fn of_spans(spans: Vec<Span>, allocated: Bitmap) -> Heap {
+        let slots = spans.iter().map(|s| s.nelems).sum();
+        let dead = Bitmap::new(slots as usize);
+        Heap { spans, allocated, dead, slots, sweepgen: 2, green_tea: false, first_page: 0, pages: Vec::new() }
+    }
+
     pub fn is_allocated(&self, id: ObjectId) -> bool {
         self.allocated.get(id.index())
     }

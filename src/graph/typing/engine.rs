@@ -1,0 +1,325 @@
+//! The best evidence of every object, and its spreading along pointers.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use rayon::prelude::*;
+
+use super::{
+    Input, Slots, Typing,
+    fit::{self, Fit, Level},
+};
+use crate::{
+    base::{KnownBy, ObjectId, bitmap::AtomicBitmap},
+    runtime::types::{Kind, Plan, PtrTo, TypeId},
+};
+
+/// Below this many objects a round runs on one thread: starting others costs more.
+const PARALLEL: usize = 4096;
+/// Objects per task of a parallel round.
+const CHUNK: usize = 1024;
+
+/// Level, score, type and place in one word that orders evidence: level (4 bits), score (8), type by its rank, the
+/// first names highest (26), place / 8 (26).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(super) struct Key(u64);
+
+const RANK_BITS: u32 = 26;
+const PLACE_BITS: u32 = 26;
+
+impl Key {
+    fn new(level: Level, score: u8, rank: u32, at: u64) -> Key {
+        let place = (at / 8).min((1 << PLACE_BITS) - 1);
+        let rank = u64::from(rank).min((1 << RANK_BITS) - 1);
+        Key((level as u64) << 60 | u64::from(score) << 52 | rank << PLACE_BITS | place)
+    }
+
+    fn level_bits(self) -> u64 {
+        self.0 >> 60
+    }
+
+    pub fn level(self) -> Option<Level> {
+        Level::from_bits(self.level_bits())
+    }
+
+    fn rank(self) -> usize {
+        (self.0 >> PLACE_BITS & ((1 << RANK_BITS) - 1)) as usize
+    }
+
+    /// Byte at which the value begins, from the first data byte.
+    pub fn at(self) -> u64 {
+        (self.0 & ((1 << PLACE_BITS) - 1)) * 8
+    }
+}
+
+/// A set of edges or roots with a value each, asked for one by one.
+struct Lookup {
+    present: crate::base::Bitmap,
+    sorted: Vec<(u32, u32)>,
+}
+
+impl Lookup {
+    fn new(len: usize, list: &[(u32, u32)]) -> Lookup {
+        let mut present = crate::base::Bitmap::new(len);
+        let mut sorted = list.to_vec();
+        if !sorted.is_sorted_by_key(|e| e.0) {
+            sorted.par_sort_unstable();
+        }
+        for &(i, _) in &sorted {
+            present.set(i as usize);
+        }
+        Lookup { present, sorted }
+    }
+
+    fn get(&self, i: usize) -> Option<u32> {
+        if !self.present.get(i) {
+            return None;
+        }
+        let at = self.sorted.binary_search_by_key(&(i as u32), |e| e.0).ok()?;
+        Some(self.sorted[at].1)
+    }
+}
+
+pub(super) struct Engine<'a> {
+    pub input: Input<'a>,
+    pub slots: &'a Slots,
+    pub plan: Plan,
+    best: Vec<AtomicU64>,
+    /// Rank (higher is preferred) of each type, and back.
+    rank_of: Vec<u32>,
+    type_of_rank: Vec<TypeId>,
+    interior: Lookup,
+    /// Objects whose evidence changed and has not been passed on, by level.
+    waiting: [Vec<ObjectId>; 16],
+}
+
+impl<'a> Engine<'a> {
+    pub fn new(input: Input<'a>, slots: &'a Slots) -> Engine<'a> {
+        let types = input.types;
+        // Ties are broken by name, so that runs with more or fewer types in the table agree.
+        let mut order: Vec<TypeId> = (0..types.len() as u32).map(TypeId).collect();
+        order.par_sort_by(|&a, &b| {
+            types.name(b).cmp(types.name(a)).then_with(|| types.size(b).cmp(&types.size(a))).then_with(|| b.cmp(&a))
+        });
+        let mut rank_of = vec![0; types.len()];
+        for (rank, id) in order.iter().enumerate() {
+            rank_of[id.index()] = rank as u32;
+        }
+        Engine {
+            input,
+            slots,
+            plan: Plan::new(types),
+            best: (0..input.heap.slots).map(|_| AtomicU64::new(0)).collect(),
+            rank_of,
+            type_of_rank: order,
+            interior: Lookup::new(input.graph.target.len(), &input.hints.interior),
+            waiting: Default::default(),
+        }
+    }
+
+    /// The best evidence so far: type and key.
+    pub fn best(&self, id: ObjectId) -> Option<(TypeId, Key)> {
+        let key = Key(self.best.get(id.index())?.load(Ordering::Relaxed));
+        (key.0 != 0).then(|| (self.type_of_rank.get(key.rank()).copied().unwrap_or_default(), key))
+    }
+
+    /// Offset in its target's slot to which edge `edge` points.
+    pub fn edge_offset(&self, edge: usize) -> u64 {
+        u64::from(self.interior.get(edge).unwrap_or(0))
+    }
+
+    /// Byte in the source's slot at which the pointer of edge `edge` lies.
+    pub fn edge_at(&self, edge: usize) -> u64 {
+        const FAR: u16 = u16::MAX;
+        match self.input.graph.word[edge] {
+            FAR => {
+                let far = &self.input.graph.far_words;
+                let at = far.binary_search_by_key(&(edge as u32), |f| f.0).map(|i| far[i].1);
+                u64::from(at.unwrap_or(u32::from(FAR))) * 8
+            }
+            word => u64::from(word) * 8,
+        }
+    }
+
+    /// Do all pointers of the object lie where the type has pointers? `at`: where the value begins; `partial`: bytes
+    /// around it belong to something else.
+    pub fn agrees(&self, id: ObjectId, ty: TypeId, at: u64, data: u64, partial: bool) -> bool {
+        let types = self.input.types;
+        let repeats = types.kind(ty) == Kind::Backing;
+        if repeats && types.size(ty) == 8 {
+            return true;
+        }
+        self.input.graph.edges(id).all(|edge| {
+            let Some(offset) = self.edge_at(edge).checked_sub(data + at) else { return partial };
+            if !repeats && offset >= types.size(ty) {
+                return partial;
+            }
+            self.plan.pointee(types, ty, offset) != PtrTo::NoPointer
+        })
+    }
+
+    /// Puts evidence before an object. True if it is better than what was there.
+    fn put(&self, id: ObjectId, ty: TypeId, fit: Fit) -> Option<Level> {
+        let best = self.best.get(id.index())?;
+        let key = Key::new(fit.level, fit.score, *self.rank_of.get(ty.index())?, fit.at);
+        if key.0 <= best.load(Ordering::Relaxed) {
+            return None;
+        }
+        let partial = matches!(fit.level, Level::Start | Level::Part) || fit.at > 0;
+        let proven = matches!(fit.level, Level::Header | Level::Closure | Level::Container);
+        if !proven && !self.agrees(id, ty, fit.at, self.slots.get(id)?.data, partial) {
+            return None;
+        }
+        (best.fetch_max(key.0, Ordering::Relaxed) < key.0).then_some(fit.level)
+    }
+
+    /// Evidence of something of type `ty` at byte `offset` of the slot of `id`, from a holder known at `cap` or better.
+    fn offer(&self, id: ObjectId, ty: TypeId, offset: u64, cap: Level) -> Option<Level> {
+        if !self.input.heap.is_allocated(id) {
+            return None;
+        }
+        let mut found = fit::fit(self.input.types, self.slots.get(id)?, ty, offset)?;
+        match cap {
+            Level::Guess => found.level = Level::Guess,
+            Level::Interface if found.level == Level::Whole => found.level = Level::Interface,
+            _ => {}
+        }
+        self.put(id, ty, found)
+    }
+
+    /// What a pointer of kind `to` says of the object that it leads to.
+    fn point(&self, to: PtrTo, id: ObjectId, offset: u64, cap: Level) -> Option<Level> {
+        match to {
+            PtrTo::To(ty) => self.offer(id, ty, offset, cap),
+            PtrTo::Directory(directory) => self.offer(id, self.directory_or_group(directory, id), offset, cap),
+            PtrTo::Code => {
+                // In spans with pointers the graph pass has seen the code pointer itself.
+                let noscan = self.slots.get(id).is_some_and(|s| s.noscan);
+                noscan.then(|| self.offer(id, self.input.types.any_closure(), offset, cap)).flatten()
+            }
+            PtrTo::NoPointer | PtrTo::Untyped | PtrTo::Interface => None,
+        }
+    }
+
+    /// A directory begins with a pointer to a table, a group with control bytes (internal/runtime/maps).
+    fn directory_or_group(&self, directory: TypeId, id: ObjectId) -> TypeId {
+        let data = self.slots.get(id).map_or(0, |s| s.data);
+        let first = self.input.graph.edges(id).next().map(|e| self.edge_at(e));
+        if first == Some(data) { directory } else { self.input.types.map_part(directory) }
+    }
+
+    /// Evidence from outside the heap, or stronger than what spreads. To be called before `run`.
+    pub fn seed(&mut self, id: ObjectId, to: PtrTo, offset: u64, cap: Level) {
+        let raised = self.point(to, id, offset, cap);
+        self.wait(id, raised);
+    }
+
+    /// Evidence whose fit the caller has established.
+    pub fn settle(&mut self, id: ObjectId, ty: TypeId, fit: Fit) {
+        let raised = self.put(id, ty, fit);
+        self.wait(id, raised);
+    }
+
+    fn wait(&mut self, id: ObjectId, raised: Option<Level>) {
+        if let Some(level) = raised {
+            self.waiting[level as usize].push(id);
+        }
+    }
+
+    /// Passes evidence on until nothing changes.
+    pub fn run(&mut self) {
+        let queued = AtomicBitmap::new(self.best.len());
+        while let Some(level) = (0..self.waiting.len()).rev().find(|&l| !self.waiting[l].is_empty()) {
+            let mut round = std::mem::take(&mut self.waiting[level]);
+            // One entry per object, and only if this still is its level; with the state of this moment.
+            round.retain(|id| queued.insert(id.index()));
+            for id in &round {
+                queued.clear(id.index());
+            }
+            let round: Vec<(ObjectId, TypeId, Key)> = round
+                .into_iter()
+                .filter_map(|id| self.best(id).map(|(ty, key)| (id, ty, key)))
+                .filter(|(_, _, key)| key.level_bits() as usize == level)
+                .collect();
+            let engine = &*self;
+            let raised: Vec<(ObjectId, Level)> = if round.len() < PARALLEL {
+                let mut out = Vec::new();
+                for &(id, ty, key) in &round {
+                    engine.pass_on(id, ty, key, &mut out);
+                }
+                out
+            } else {
+                round
+                    .par_chunks(CHUNK)
+                    .map(|chunk| {
+                        let mut out = Vec::new();
+                        for &(id, ty, key) in chunk {
+                            engine.pass_on(id, ty, key, &mut out);
+                        }
+                        out
+                    })
+                    .flatten_iter()
+                    .collect()
+            };
+            for (id, level) in raised {
+                self.waiting[level as usize].push(id);
+            }
+        }
+    }
+
+    /// Offers to every child of `id` what the type of `id` says of it.
+    fn pass_on(&self, id: ObjectId, ty: TypeId, key: Key, out: &mut Vec<(ObjectId, Level)>) {
+        let Some(slot) = self.slots.get(id) else { return };
+        if slot.noscan {
+            return;
+        }
+        let types = self.input.types;
+        let cap = if key.level() == Some(Level::Guess) { Level::Guess } else { Level::Whole };
+        let (begin, repeats) = (slot.data + key.at(), types.kind(ty) == Kind::Backing);
+        for edge in self.input.graph.edges(id) {
+            let Some(offset) = self.edge_at(edge).checked_sub(begin) else { continue };
+            if !repeats && offset >= types.size(ty) {
+                continue;
+            }
+            let to = self.plan.pointee(types, ty, offset);
+            if matches!(to, PtrTo::NoPointer | PtrTo::Untyped | PtrTo::Interface) {
+                continue;
+            }
+            let target = self.input.graph.target[edge];
+            if let Some(level) = self.point(to, target, self.edge_offset(edge), cap) {
+                out.push((target, level));
+            }
+        }
+    }
+
+    /// The result in the form that others use.
+    pub fn finish(self) -> Typing {
+        let any_closure = self.input.types.any_closure();
+        let mut typing = Typing {
+            ty: vec![TypeId::UNKNOWN; self.best.len()],
+            known: vec![KnownBy::Unknown; self.best.len()],
+            part_at: HashMap::new(),
+            unread_closures: Vec::new(),
+        };
+        for i in 0..self.best.len() {
+            let id = ObjectId(i as u32);
+            let Some((ty, key)) = self.best(id) else { continue };
+            let Some(level) = key.level() else { continue };
+            typing.ty[i] = ty;
+            typing.known[i] = match level {
+                Level::Guess | Level::Part | Level::Start => KnownBy::Guessed,
+                Level::Container | Level::Elements | Level::Whole => KnownBy::Propagated,
+                Level::Interface | Level::Closure | Level::Header => KnownBy::Exact,
+            };
+            if matches!(level, Level::Part | Level::Start) || (level == Level::Elements && key.at() > 0) {
+                typing.part_at.insert(id, key.at());
+            }
+            if ty == any_closure {
+                typing.unread_closures.push(id);
+            }
+        }
+        typing
+    }
+}

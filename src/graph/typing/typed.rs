@@ -1,0 +1,123 @@
+//! The types of one target's objects, from the table to the names.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Input, Typing, regions};
+use crate::{
+    base::{Addr, ObjectId, bytes},
+    graph::{Graph, Hints, build::Built},
+    runtime::{
+        Runtime,
+        heap::Heap,
+        layout::Field,
+        types::{Sources, TypeId, TypeTable, path_at},
+    },
+};
+
+/// Table and typing of one target.
+pub struct Typed {
+    pub types: TypeTable,
+    pub typing: Typing,
+    malloc_headers: bool,
+}
+
+impl Typed {
+    /// Reads what is left to read (descriptors, first words of some closures), so the target must still be held.
+    pub fn new(rt: &Runtime, heap: &Heap, built: &Built) -> Typed {
+        let sources = Sources::of(rt);
+        let mut types = TypeTable::discover(sources);
+        load_hinted(rt, sources, &mut types, &built.hints);
+        let function = |entry: Addr| rt.image.pclntab.find(entry).map(|f| f.name().to_owned());
+        let entries: BTreeSet<Addr> = built.hints.closures.iter().map(|c| c.1).collect();
+        for entry in entries {
+            if let Some(name) = function(entry) {
+                types.closure(entry, &name, None);
+            }
+        }
+        let regions = regions(rt, &mut types);
+        let malloc_headers = rt.layout.has(Field::MspanLargeType);
+        let mut typing = Typing::new(Input {
+            heap,
+            graph: &built.graph,
+            hints: &built.hints,
+            types: &types,
+            regions: &regions,
+            malloc_headers,
+            guess: true,
+        });
+        let entries = first_words(rt, heap, &typing.unread_closures);
+        typing.name_closures(&entries, &mut types, function);
+        Typed { types, typing, malloc_headers }
+    }
+
+    /// Name of the object's type, `None` where it is not known.
+    pub fn name(&self, id: ObjectId) -> Option<&str> {
+        let ty = self.typing.type_of(id);
+        ty.is_known().then(|| self.types.name(ty))
+    }
+
+    /// The member of `id` that holds the pointer of edge `edge`: `.Next`, `[3].Name`, or `+40` where nothing is known.
+    pub fn field(&self, heap: &Heap, graph: &Graph, id: ObjectId, edge: usize) -> String {
+        let word = match graph.word.get(edge) {
+            Some(&u16::MAX) => {
+                let far = graph.far_words.binary_search_by_key(&(edge as u32), |f| f.0);
+                far.map_or(u64::from(u16::MAX), |i| u64::from(graph.far_words[i].1))
+            }
+            Some(&word) => u64::from(word),
+            None => 0,
+        };
+        self.path(heap, id, 8 * word)
+    }
+
+    /// The place in `id` of byte `offset` of its slot.
+    pub fn path(&self, heap: &Heap, id: ObjectId, offset: u64) -> String {
+        let span = heap.span_of(id);
+        let header = self.malloc_headers && !span.noscan && span.class != 0 && span.elemsize > 512;
+        let begin = if header { 8 } else { 0 } + self.typing.part_of(id).unwrap_or(0);
+        let ty = self.typing.type_of(id);
+        match offset.checked_sub(begin) {
+            Some(at) if ty.is_known() => path_at(&self.types, ty, at),
+            _ => format!("+{offset}"),
+        }
+    }
+}
+
+/// Descriptors that only the heap knows: types made by reflect, types of plugins, and the nameless ones that stand in
+/// headers of Go 1.22 and 1.23 for types with a GC program.
+fn load_hinted(rt: &Runtime, sources: Sources<'_>, types: &mut TypeTable, hints: &Hints) {
+    let headers: BTreeSet<Addr> = hints.headers.iter().map(|h| h.1).filter(|a| !a.is_null()).collect();
+    let words = hints.interfaces.iter().chain(&hints.root_interfaces).map(|i| i.1).collect::<BTreeSet<_>>();
+    types.load(sources, headers.iter().chain(&words).copied());
+    let mut nameless: BTreeMap<Addr, TypeId> = BTreeMap::new();
+    for &addr in &headers {
+        if types.by_addr(addr).is_none() {
+            match types.behind_unrolled(sources.memory, addr) {
+                Some(ty) => _ = nameless.insert(addr, ty),
+                None => rt.diag.note("malloc header names no type", addr),
+            }
+        }
+    }
+    types.alias(nameless);
+    let elements: Vec<TypeId> = headers.iter().filter_map(|&a| types.by_addr(a)).collect();
+    for ty in elements {
+        types.backing(ty);
+    }
+}
+
+/// First word of each object.
+fn first_words(rt: &Runtime, heap: &Heap, ids: &[ObjectId]) -> Vec<(ObjectId, Addr)> {
+    const BATCH: usize = 1024;
+    let mut out = Vec::with_capacity(ids.len());
+    for batch in ids.chunks(BATCH) {
+        let mut words = vec![0u8; 8 * batch.len()];
+        let mut ranges: Vec<(Addr, &mut [u8])> =
+            batch.iter().zip(words.chunks_exact_mut(8)).map(|(&id, w)| (heap.extent(id).0, w)).collect();
+        let results = rt.target.memory.read_scattered(&mut ranges);
+        for ((&id, word), result) in batch.iter().zip(words.chunks_exact(8)).zip(results) {
+            if result.is_ok() {
+                out.push((id, Addr(bytes::u64_at(word, 0).unwrap_or_default())));
+            }
+        }
+    }
+    out
+}

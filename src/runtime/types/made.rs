@@ -1,0 +1,311 @@
+//! Types that have no descriptor of their own but are what objects in the heap are: the header behind a map or channel
+//! value, a map's buckets, tables and groups, the backing array of a slice, closures.
+//! Facts: runtime/map.go (hmap, mapextra; to Go 1.23), internal/runtime/maps (Map, table, groupReference; from 1.24),
+//! runtime/chan.go.
+
+use super::{
+    Kind, Origin, TypeId, TypeTable,
+    descriptor::MapAbi,
+    table::{FieldInfo, Row},
+};
+use crate::base::Addr;
+
+const WORD: u64 = 8;
+
+impl TypeTable {
+    /// What the backing array of `[]elem` is: `elem` repeated to the end of the object.
+    pub fn backing(&mut self, elem: TypeId) -> TypeId {
+        if let Some(&id) = self.backings.get(&elem) {
+            return id;
+        }
+        let name = format!("[]{}", self.name(elem));
+        let id = self.repeated(elem, &name);
+        self.backings.insert(elem, id);
+        id
+    }
+
+    /// `*elem`: the descriptor's row if there is one, else a made one.
+    pub fn pointer_to(&mut self, elem: TypeId) -> TypeId {
+        if let Some(&id) = self.pointers.get(&elem) {
+            return id;
+        }
+        let name = format!("*{}", self.name(elem));
+        let row = Row {
+            kind: Kind::Pointer,
+            origin: Origin::Made,
+            direct: true,
+            size: WORD,
+            ptr_bytes: WORD,
+            elem,
+            ..Row::default()
+        };
+        let id = self.add(row, &name);
+        self.pointers.insert(elem, id);
+        id
+    }
+
+    /// `[]elem`: the descriptor's row if there is one, else a made one.
+    pub fn slice_of(&mut self, elem: TypeId) -> TypeId {
+        let name = format!("[]{}", self.name(elem));
+        let found = self.by_name(&name).filter(|&id| self.kind(id) == Kind::Slice && self.elem(id) == elem);
+        found.unwrap_or_else(|| {
+            self.backing(elem);
+            let row = Row {
+                kind: Kind::Slice,
+                origin: Origin::Made,
+                size: 3 * WORD,
+                ptr_bytes: WORD,
+                elem,
+                ..Row::default()
+            };
+            self.add(row, &name)
+        })
+    }
+
+    /// The type that DWARF calls `name` (with whole import paths): one of the table, or a pointer, slice or map of such.
+    pub fn by_dwarf_name(&mut self, name: &str) -> Option<TypeId> {
+        const MAX_NAME: usize = 4096;
+        if name.is_empty() || name.len() > MAX_NAME {
+            return None;
+        }
+        // Descriptors of one short name may belong to several packages: the import path decides.
+        let package = super::in_package(name);
+        let short = super::shorten(name);
+        if let Some(id) = self.by_name(&short) {
+            if package.is_empty() || self.package(id) == package {
+                return Some(id);
+            }
+            let other = self.ids().find(|&id| self.name(id) == short && self.package(id) == package);
+            return other.or(Some(id));
+        }
+        if let Some(elem) = name.strip_prefix('*') {
+            let elem = self.by_dwarf_name(elem)?;
+            return Some(self.pointer_to(elem));
+        }
+        let elem = self.by_dwarf_name(name.strip_prefix("[]")?)?;
+        Some(self.slice_of(elem))
+    }
+
+    /// Further addresses of types that are known.
+    pub fn alias(&mut self, addrs: impl IntoIterator<Item = (Addr, TypeId)>) {
+        self.by_addr.extend(addrs.into_iter().map(|(addr, ty)| (addr.0, ty)));
+    }
+
+    /// The backing array type of `elem` if it was made (it is for every slice, channel and map of the table).
+    pub fn backing_of(&self, elem: TypeId) -> Option<TypeId> {
+        self.backings.get(&elem).copied()
+    }
+
+    /// The header type behind values of a map or channel type.
+    pub fn header_of(&self, id: TypeId) -> Option<TypeId> {
+        self.headers.get(&id).copied()
+    }
+
+    /// Bytes of a string's contents.
+    pub fn string_data(&self) -> TypeId {
+        self.string_data
+    }
+
+    pub fn tiny_block(&self) -> TypeId {
+        self.tiny_block
+    }
+
+    /// A closure object whose function is not known.
+    pub fn any_closure(&self) -> TypeId {
+        self.any_closure
+    }
+
+    /// The type of closure objects of the function at `entry`. `captured`: the struct of code pointer and captured
+    /// variables where it is known. A later call with a struct refines an earlier one without.
+    pub fn closure(&mut self, entry: Addr, function: &str, captured: Option<TypeId>) -> TypeId {
+        let shape = captured.map(|c| *self.row(c)).unwrap_or(Row { size: WORD, ..Row::default() });
+        if let Some(&id) = self.closures.get(&entry.0) {
+            let row = &mut self.rows[id.index()];
+            if row.fields.0 == row.fields.1 && captured.is_some() {
+                (row.size, row.ptr_bytes, row.fields) = (shape.size, shape.ptr_bytes, shape.fields);
+            }
+            return id;
+        }
+        let row = Row {
+            kind: Kind::Closure,
+            origin: Origin::Made,
+            size: shape.size,
+            ptr_bytes: shape.ptr_bytes,
+            fields: shape.fields,
+            addr: entry,
+            ..Row::default()
+        };
+        let id = self.add(row, &format!("func {function}"));
+        self.rows[id.index()].package = self.names.intern(super::function_package(function));
+        self.closures.insert(entry.0, id);
+        id
+    }
+
+    pub fn closure_at(&self, entry: Addr) -> Option<TypeId> {
+        self.closures.get(&entry.0).copied()
+    }
+
+    fn repeated(&mut self, elem: TypeId, name: &str) -> TypeId {
+        let (size, ptr_bytes) = (self.size(elem), self.ptr_bytes(elem));
+        self.add(Row { kind: Kind::Backing, origin: Origin::Made, size, ptr_bytes, elem, ..Row::default() }, name)
+    }
+
+    /// A made row of fields, sorted by offset; fields of unknown type are left out.
+    fn record(&mut self, kind: Kind, size: u64, of: TypeId, name: &str, fields: &[(&str, u64, TypeId)]) -> TypeId {
+        let list: Vec<_> = fields
+            .iter()
+            .filter(|f| f.2.is_known())
+            .map(|&(name, offset, ty)| FieldInfo { name: self.names.intern(name), offset, ty, embedded: false })
+            .collect();
+        let ptr_bytes = list.iter().map(|f| f.offset + self.ptr_bytes(f.ty)).max().unwrap_or(0);
+        let fields = self.push_fields(list);
+        self.add(Row { kind, origin: Origin::Made, size, ptr_bytes, key: of, fields, ..Row::default() }, name)
+    }
+
+    /// Makes what the rows imply and is not there yet. Called after every load.
+    pub(super) fn complete(&mut self, maps: MapAbi) {
+        let mut i = 1;
+        // Rows that are made here are looked at as well, but imply nothing new: the loop ends.
+        while i < self.rows.len() {
+            let id = TypeId(i as u32);
+            let row = self.rows[i];
+            match row.kind {
+                Kind::Pointer if row.elem.is_known() => {
+                    self.pointers.entry(row.elem).or_insert(id);
+                }
+                Kind::Slice if row.elem.is_known() => {
+                    self.backing(row.elem);
+                }
+                Kind::Map if !self.headers.contains_key(&id) => {
+                    let header = match maps {
+                        MapAbi::Buckets => self.bucket_map(id),
+                        MapAbi::Swiss | MapAbi::SwissStrides => self.swiss_map(id),
+                    };
+                    self.headers.insert(id, header);
+                }
+                Kind::Chan if !self.headers.contains_key(&id) => {
+                    let header = self.channel(id);
+                    self.headers.insert(id, header);
+                }
+                _ => {}
+            }
+            i += 1;
+        }
+    }
+
+    /// hmap {count, flags, B, noverflow, hash0, buckets @16, oldbuckets @24, nevacuate, extra @40}.
+    fn bucket_map(&mut self, map: TypeId) -> TypeId {
+        let name = self.name(map).to_owned();
+        let bucket = self.map_part(map);
+        let int = self.by_name("int").unwrap_or_default();
+        let mut fields = vec![("count", 0, int)];
+        if bucket.is_known() {
+            let buckets = self.repeated(bucket, &format!("{name} (buckets)"));
+            self.rows[buckets.index()].key = map;
+            self.backings.insert(bucket, buckets);
+            let to_buckets = self.pointer_to(buckets);
+            self.link_overflow(bucket, to_buckets);
+            // mapextra {overflow, oldoverflow *[]*bmap, nextOverflow *bmap}.
+            let list = self.repeated(to_buckets, &format!("{name} (overflow list)"));
+            self.rows[list.index()].key = map;
+            let slice = self.add(
+                Row {
+                    kind: Kind::Slice,
+                    origin: Origin::Made,
+                    size: 3 * WORD,
+                    ptr_bytes: WORD,
+                    elem: to_buckets,
+                    key: map,
+                    ..Row::default()
+                },
+                &format!("{name} (overflow)"),
+            );
+            self.backings.insert(to_buckets, list);
+            let to_slice = self.pointer_to(slice);
+            let extra = self.record(
+                Kind::MapPart,
+                3 * WORD,
+                map,
+                &format!("{name} (overflow)"),
+                &[("overflow", 0, to_slice), ("oldoverflow", 8, to_slice), ("nextOverflow", 16, to_buckets)],
+            );
+            let to_extra = self.pointer_to(extra);
+            fields.extend([("buckets", 16, to_buckets), ("oldbuckets", 24, to_buckets), ("extra", 40, to_extra)]);
+        }
+        self.record(Kind::MapHeader, 48, map, &name, &fields)
+    }
+
+    /// The last word of a bucket is the pointer to its overflow bucket; the compiler declares it as unsafe.Pointer.
+    fn link_overflow(&mut self, bucket: TypeId, to_buckets: TypeId) {
+        let size = self.size(bucket);
+        let range = self.field_range(bucket);
+        if let Some(last) = self.fields.get_mut(range).and_then(|f| f.last_mut())
+            && last.offset.checked_add(WORD) == Some(size)
+        {
+            last.ty = if self.rows[last.ty.index()].kind == Kind::Uintptr { last.ty } else { to_buckets };
+        }
+    }
+
+    /// Map {used, seed, dirPtr @16, ...}: dirPtr leads to the only group or to the directory of tables.
+    /// table {used, capacity, growthLeft, localDepth, index, groups {data @16, lengthMask}}.
+    fn swiss_map(&mut self, map: TypeId) -> TypeId {
+        let name = self.name(map).to_owned();
+        let group = self.map_part(map);
+        let uint = self.by_name("uint64").unwrap_or_default();
+        let mut fields = vec![("used", 0, uint)];
+        if group.is_known() {
+            let groups = self.repeated(group, &format!("{name} (groups)"));
+            self.rows[groups.index()].key = map;
+            self.backings.insert(group, groups);
+            let to_groups = self.pointer_to(groups);
+            let table =
+                self.record(Kind::MapPart, 32, map, &format!("{name} (table)"), &[("groups.data", 16, to_groups)]);
+            let to_table = self.pointer_to(table);
+            let directory = self.repeated(to_table, &format!("{name} (directory)"));
+            self.rows[directory.index()].key = map;
+            // Typing decides between the two by what the object looks like: see `PtrTo::Directory`.
+            self.rows[directory.index()].part = groups;
+            let to_directory = self.pointer_to(directory);
+            fields.push(("dirPtr", 16, to_directory));
+        }
+        self.record(Kind::MapHeader, 48, map, &name, &fields)
+    }
+
+    /// hchan as this release has it, with the buffer typed.
+    fn channel(&mut self, chan: TypeId) -> TypeId {
+        let name = self.name(chan).to_owned();
+        let elem = self.elem(chan);
+        let buffer = self.backing(elem);
+        let to_buffer = self.pointer_to(buffer);
+        let header = self.by_name("runtime.hchan").filter(|&h| self.kind(h) == Kind::Struct);
+        let id = match header {
+            Some(header) => {
+                let row = *self.row(header);
+                let mut fields = self.fields(header).to_vec();
+                for f in &mut fields {
+                    if self.names.get(f.name) == "buf" {
+                        f.ty = to_buffer;
+                    }
+                }
+                let fields = self.push_fields(fields);
+                let (size, ptr_bytes) = (row.size, row.ptr_bytes);
+                self.add(
+                    Row {
+                        kind: Kind::ChanHeader,
+                        origin: Origin::Made,
+                        size,
+                        ptr_bytes,
+                        key: chan,
+                        fields,
+                        ..Row::default()
+                    },
+                    &name,
+                )
+            }
+            // The smallest of all releases: a fit must not fail for want of the exact size.
+            None => self.record(Kind::ChanHeader, 96, chan, &name, &[("buf", 16, to_buffer)]),
+        };
+        self.rows[id.index()].elem = elem;
+        id
+    }
+}

@@ -1,0 +1,41 @@
+//! Names of places inside a type: which member, element or part holds a given byte.
+
+use super::{Kind, TypeId, TypeTable};
+
+const MAX_DEPTH: usize = 32;
+
+/// `.Inner.A[1].Street` for a byte of a struct, `[3].Name` for a byte of a backing array, empty for offset 0 of a plain
+/// value. Members of no name are shown by their offset.
+pub fn path_at(table: &TypeTable, id: TypeId, offset: u64) -> String {
+    let (mut id, mut offset) = (id, offset);
+    let mut path = String::new();
+    for _ in 0..MAX_DEPTH {
+        let kind = table.kind(id);
+        match kind {
+            Kind::Array | Kind::Backing => {
+                let elem = table.elem(id);
+                let size = table.size(elem);
+                if size == 0 {
+                    break;
+                }
+                path.push_str(&format!("[{}]", offset / size));
+                (id, offset) = (elem, offset % size);
+            }
+            _ if kind.has_fields() => match table.field_at(id, offset) {
+                Some(f) => {
+                    path.push('.');
+                    path.push_str(table.field_name(f));
+                    (id, offset) = (f.ty, offset - f.offset);
+                }
+                None => {
+                    if offset > 0 || kind != Kind::Struct {
+                        path.push_str(&format!("+{offset}"));
+                    }
+                    break;
+                }
+            },
+            _ => break,
+        }
+    }
+    path
+}
