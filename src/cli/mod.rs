@@ -32,45 +32,23 @@ struct TargetArgs {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Can this target be looked at, and what was found how.
-    Doctor {
-        #[command(flatten)]
-        target: TargetArgs,
-        /// Compare what is reachable with what the collector keeps.
-        #[arg(long)]
-        check_liveness: bool,
-    },
-    /// The process at a glance: heap, collector, goroutines.
-    Overview {
-        #[command(flatten)]
-        target: TargetArgs,
-    },
-    /// The live heap by type.
-    Top {
-        #[command(flatten)]
-        target: TargetArgs,
-        /// Rows to show; 0 for all.
-        #[arg(long, default_value_t = 25)]
-        limit: usize,
-    },
-    /// Goroutines, grouped by equal stacks.
-    Goroutines {
-        #[command(flatten)]
-        target: TargetArgs,
-        /// Groups to show; 0 for all.
-        #[arg(long, default_value_t = 25)]
-        limit: usize,
-    },
-    /// Who keeps an object alive: paths from roots.
-    Why {
-        #[command(flatten)]
-        target: TargetArgs,
-        /// Address of the object (any address inside it).
-        addr: String,
-        /// How many truly different paths to look for.
-        #[arg(long, default_value_t = 3)]
-        paths: usize,
-    },
+    Doctor(commands::doctor::DoctorArgs),
+    Overview(commands::overview::OverviewArgs),
+    Top(commands::top::TopArgs),
+    Goroutines(commands::goroutines::GoroutinesArgs),
+    Why(commands::why::WhyArgs),
+}
+
+impl Command {
+    fn run(&self) -> Result<(), Failure> {
+        match self {
+            Command::Doctor(a) => commands::doctor::run(a),
+            Command::Overview(a) => commands::overview::run(a),
+            Command::Top(a) => commands::top::run(a),
+            Command::Goroutines(a) => commands::goroutines::run(a),
+            Command::Why(a) => commands::why::run(a),
+        }
+    }
 }
 
 /// Runs the command line. Exit codes: 0 answered, 1 a finding that the user asked to fail on, 2 an error.
@@ -78,7 +56,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("GOSLEUTH_LOG").unwrap_or_default();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match commands::run(cli.command) {
+    match cli.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(f) if f.broken_pipe => ExitCode::SUCCESS,
         Err(f) => {

@@ -7,6 +7,7 @@ use crate::{
     graph::{
         TypeWords,
         build::{self, Built},
+        typing::Typed,
     },
     report::{Envelope, SCHEMA_VERSION, TargetInfo, Tool},
     runtime::{Runtime, heap::Heap},
@@ -17,6 +18,13 @@ pub struct Session {
     pub rt: Runtime,
     timing: BTreeMap<&'static str, f64>,
     started: Instant,
+}
+
+/// What most questions are asked of.
+pub struct Scene {
+    pub heap: Heap,
+    pub built: Built,
+    pub typed: Typed,
 }
 
 impl Session {
@@ -58,6 +66,15 @@ impl Session {
     pub fn graph(&mut self, heap: &Heap) -> Result<Built, Failure> {
         let words = self.stage("type words", TypeWords::of);
         Ok(self.stage("graph", |rt| build::build(rt, heap, &words))?)
+    }
+
+    /// Heap, graph and types; the target runs on as soon as its last byte is read.
+    pub fn scene(&mut self) -> Result<Scene, Failure> {
+        let heap = self.heap()?;
+        let built = self.graph(&heap)?;
+        let typed = self.stage("types", |rt| Typed::new(rt, &heap, &built));
+        self.rt.target.release();
+        Ok(Scene { heap, built, typed })
     }
 
     pub fn envelope<R>(mut self, command: &'static str, result: R) -> Envelope<R> {

@@ -1,0 +1,37 @@
+//! One file per command: open the session, run the analysis, hand the result to an output.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::{
+    Failure, TargetArgs,
+    session::{Scene, Session},
+};
+use crate::{base::units, output, report::Envelope};
+
+pub mod doctor;
+pub mod goroutines;
+pub mod overview;
+pub mod top;
+pub mod why;
+
+/// JSON, or the text that `text` writes; diagnostics follow the text as notes.
+pub(super) fn print<R: Serialize>(
+    args: &TargetArgs,
+    envelope: &Envelope<R>,
+    text: impl FnOnce(&mut dyn Write, &R) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, envelope).map_err(io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        text(&mut out, &envelope.result)?;
+        output::diagnostics(&mut out, &envelope.diagnostics)?;
+        if let Some(ms) = envelope.hold.stopped_ms {
+            writeln!(out, "\nThe process was held for {}.", units::duration_ns((ms * 1e6) as u64))?;
+        }
+    }
+    Ok(out.flush()?)
+}
