@@ -55,3 +55,15 @@ pub fn cstr_at(b: &[u8], off: usize, max: usize) -> Option<&[u8]> {
     let tail = &tail[..tail.len().min(max)];
     tail.iter().position(|&c| c == 0).map(|n| &tail[..n])
 }
+
+/// The notes of an ELF note area: (name with its zero, kind, descriptor). Stops at the first that does not fit.
+pub fn notes(mut data: &[u8]) -> impl Iterator<Item = (&[u8], u32, &[u8])> {
+    std::iter::from_fn(move || {
+        let (namesz, descsz, kind) = (u32_at(data, 0)? as usize, u32_at(data, 4)? as usize, u32_at(data, 8)?);
+        let name = data.get(12..12usize.checked_add(namesz)?)?;
+        let at = 12 + namesz.checked_next_multiple_of(4)?;
+        let desc = data.get(at..at.checked_add(descsz)?)?;
+        data = data.get(at + descsz.checked_next_multiple_of(4)?..).unwrap_or_default();
+        Some((name, kind, desc))
+    })
+}

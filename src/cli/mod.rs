@@ -20,7 +20,7 @@ pub struct Cli {
 
 #[derive(Args, Debug)]
 struct TargetArgs {
-    /// Process id.
+    /// Process id or core file.
     target: String,
     /// The executable, where it cannot be found by itself.
     #[arg(long)]
@@ -37,6 +37,7 @@ enum Command {
     Top(commands::top::TopArgs),
     Goroutines(commands::goroutines::GoroutinesArgs),
     Why(commands::why::WhyArgs),
+    Dump(commands::dump::DumpArgs),
 }
 
 impl Command {
@@ -47,6 +48,7 @@ impl Command {
             Command::Top(a) => commands::top::run(a),
             Command::Goroutines(a) => commands::goroutines::run(a),
             Command::Why(a) => commands::why::run(a),
+            Command::Dump(a) => commands::dump::run(a),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Opens a target stage by stage and keeps the time of each.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
 use super::{Failure, TargetArgs};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     },
     report::{Envelope, SCHEMA_VERSION, TargetInfo, Tool},
     runtime::{Runtime, heap::Heap},
-    target::{HoldMode, Target},
+    target::{HoldMode, Target, TargetError, is_core},
 };
 
 pub struct Session {
@@ -27,27 +27,62 @@ pub struct Scene {
     pub typed: Typed,
 }
 
+/// What the word TARGET names.
+enum Place {
+    Process(u32),
+    Core(PathBuf),
+}
+
+fn target_of(word: &str) -> Result<Place, Failure> {
+    if let Ok(pid) = word.parse() {
+        return Ok(Place::Process(pid));
+    }
+    let path = PathBuf::from(word);
+    match is_core(&path) {
+        Ok(true) => Ok(Place::Core(path)),
+        Ok(false) => Err(Failure::new(format!("{word} is not a core file"), Some("a process id or a core file"))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Failure::new(
+            format!("{word:?} is neither a process id nor a file"),
+            Some("pgrep -a NAME to find the process id"),
+        )),
+        Err(source) => Err(TargetError::File { path, source }.into()),
+    }
+}
+
+fn open_process(pid: u32, args: &TargetArgs, timing: &mut BTreeMap<&'static str, f64>) -> Result<Runtime, Failure> {
+    if pid == std::process::id() {
+        return Err(Failure::new("cannot look at itself", None));
+    }
+    let begin = Instant::now();
+    // The binary does not change while the process runs: read it before anything is stopped.
+    let running = Arc::new(Target::attach(pid, HoldMode::None)?);
+    let rt = Runtime::open(running.clone(), args.exe.as_deref())?;
+    timing.insert("binary", begin.elapsed().as_secs_f64() * 1e3);
+    let begin = Instant::now();
+    let target = Arc::new(Target::attach(pid, HoldMode::Freeze)?);
+    timing.insert("attach", begin.elapsed().as_secs_f64() * 1e3);
+    if target.auxv != running.auxv {
+        return Err(Failure::new(format!("process {pid} replaced its program meanwhile"), Some("once more")));
+    }
+    Ok(Runtime { target, ..rt })
+}
+
 impl Session {
     pub fn open(args: &TargetArgs) -> Result<Session, Failure> {
         let started = Instant::now();
-        let pid: u32 = args.target.parse().map_err(|_| {
-            Failure::new(format!("{:?} is not a process id", args.target), Some("pgrep -a NAME to find the process id"))
-        })?;
-        if pid == std::process::id() {
-            return Err(Failure::new("cannot look at itself", None));
-        }
-        // The binary does not change while the process runs: read it before anything is stopped.
-        let running = Arc::new(Target::attach(pid, HoldMode::None)?);
-        let rt = Runtime::open(running.clone(), args.exe.as_deref())?;
         let mut timing = BTreeMap::new();
-        timing.insert("binary", started.elapsed().as_secs_f64() * 1e3);
-        let begin = Instant::now();
-        let target = Arc::new(Target::attach(pid, HoldMode::Freeze)?);
-        timing.insert("attach", begin.elapsed().as_secs_f64() * 1e3);
-        if target.auxv != running.auxv {
-            return Err(Failure::new(format!("process {pid} replaced its program meanwhile"), Some("once more")));
+        let rt = match target_of(&args.target)? {
+            Place::Process(pid) => open_process(pid, args, &mut timing)?,
+            Place::Core(path) => {
+                let target = Arc::new(Target::open_core(&path, args.exe.as_deref())?);
+                let rt = Runtime::open(target, args.exe.as_deref())?;
+                timing.insert("binary", started.elapsed().as_secs_f64() * 1e3);
+                rt
+            }
+        };
+        for (kind, example) in &rt.target.trouble {
+            rt.diag.note(kind, example);
         }
-        let rt = Runtime { target, ..rt };
         Ok(Session { rt, timing, started })
     }
 

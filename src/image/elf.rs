@@ -330,29 +330,14 @@ fn read_sections(header: &Header, data: &[u8]) -> Vec<Section> {
 }
 
 /// (GNU build id, Go build id) of a note area.
-fn ids_of_notes(mut data: &[u8]) -> (Option<Vec<u8>>, Option<String>) {
+fn ids_of_notes(data: &[u8]) -> (Option<Vec<u8>>, Option<String>) {
     let mut found = (None, None);
-    while data.len() >= 12 {
-        let word = |i: usize| bytes::u32_at(data, i).unwrap_or(0) as usize;
-        let (namesz, descsz, kind) = (word(0), word(4), word(8));
-        let pad = |n: usize| n.checked_add(3).map(|n| n & !3);
-        let Some((name_end, desc_end)) = pad(namesz)
-            .and_then(|n| n.checked_add(12))
-            .and_then(|name_end| pad(descsz)?.checked_add(name_end).map(|e| (name_end, e)))
-        else {
-            break;
-        };
-        let (Some(name), Some(desc)) =
-            (data.get(12..12 + namesz), name_end.checked_add(descsz).and_then(|e| data.get(name_end..e)))
-        else {
-            break;
-        };
+    for (name, kind, desc) in bytes::notes(data) {
         match (name, kind) {
             (b"GNU\0", 3) => found.0 = Some(desc.to_vec()),
             (b"Go\0\0", 4) => found.1 = Some(String::from_utf8_lossy(desc).trim_end_matches('\0').to_owned()),
             _ => {}
         }
-        data = data.get(desc_end..).unwrap_or_default();
     }
     found
 }

@@ -55,6 +55,7 @@ impl Target {
             threads: Vec::new(),
             auxv: Vec::new(),
             memory: Arc::new(memory),
+            trouble: Vec::new(),
             freezer: None,
             mode: "core",
         }

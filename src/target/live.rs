@@ -154,6 +154,7 @@ impl Target {
             return Err(TargetError::ThreadNotProcess { tid: pid, pid: tgid });
         }
         let arch = arch_of_exe(pid)?;
+        let mut trouble = Vec::new();
         let (threads, freezer) = match mode {
             HoldMode::None => {
                 let tids = procfs::threads(pid).map_err(|e| TargetError::proc(pid, "task", e))?;
@@ -162,7 +163,7 @@ impl Target {
             HoldMode::Freeze => {
                 let (still, freezer) = freeze(pid, arch)?;
                 for tid in &still.unstopped {
-                    tracing::warn!(tid, "thread did not stop (uninterruptible sleep?)");
+                    trouble.push(("thread did not stop (uninterruptible sleep?)", format!("thread {tid}")));
                 }
                 (still.threads, Some(Arc::new(freezer)))
             }
@@ -186,6 +187,7 @@ impl Target {
             threads,
             auxv,
             memory,
+            trouble,
             freezer,
             mode: if mode == HoldMode::None { "none" } else { "freeze" },
         })

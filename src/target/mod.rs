@@ -8,9 +8,13 @@ use serde::Serialize;
 use crate::base::{Addr, bytes};
 
 mod cache;
+mod core;
+mod dump;
 pub mod fake;
 mod live;
 
+pub use core::is_core;
+pub use dump::{DumpError, DumpFigures, DumpOptions};
 pub use live::HoldMode;
 
 /// Why a target could not be opened.
@@ -167,6 +171,8 @@ pub struct Target {
     /// Auxiliary vector: (AT_*, value).
     pub auxv: Vec<(u64, u64)>,
     pub memory: Arc<dyn Memory>,
+    /// What went wrong while opening: (kind, example), for the diagnostics of the answer.
+    pub trouble: Vec<(&'static str, String)>,
     freezer: Option<Arc<live::Freezer>>,
     mode: &'static str,
 }

@@ -11,6 +11,7 @@ use super::{
 use crate::{base::units, output, report::Envelope};
 
 pub mod doctor;
+pub mod dump;
 pub mod goroutines;
 pub mod overview;
 pub mod top;
