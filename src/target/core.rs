@@ -214,10 +214,10 @@ fn load(path: &Path) -> Result<Data, TargetError> {
     }
     let mut out = Vec::new();
     let decoder = zstd::Decoder::new(&map[..]).map_err(file)?;
-    decoder.take(MAX_UNPACKED + 1).read_to_end(&mut out).map_err(|e| TargetError::BadCore {
-        path: path.to_owned(),
-        why: format!("it cannot be unpacked: {e}"),
-    })?;
+    decoder
+        .take(MAX_UNPACKED + 1)
+        .read_to_end(&mut out)
+        .map_err(|e| TargetError::BadCore { path: path.to_owned(), why: format!("it cannot be unpacked: {e}") })?;
     if out.len() as u64 > MAX_UNPACKED {
         return Err(TargetError::BadCore {
             path: path.to_owned(),
@@ -248,8 +248,7 @@ fn parse(data: &[u8]) -> Result<Contents, String> {
         .ok()
         .and_then(|at| data.get(at..at.checked_add(usize::try_from(count).ok()?.checked_mul(PHDR_SIZE)?)?))
         .ok_or_else(short)?;
-    let mut c =
-        Contents { arch, loads: vec![], threads: vec![], files: vec![], auxv: vec![], pid: None, needed: 0 };
+    let mut c = Contents { arch, loads: vec![], threads: vec![], files: vec![], auxv: vec![], pid: None, needed: 0 };
     for h in table.chunks_exact(PHDR_SIZE) {
         let word = |i| bytes::u64_at(h, i).unwrap_or(0);
         let (kind, flags) = (bytes::u32_at(h, 0).unwrap_or(0), bytes::u32_at(h, 4).unwrap_or(0));
@@ -289,8 +288,7 @@ impl Contents {
                     Arch::Amd64 => 27,
                     Arch::Arm64 => 34,
                 };
-                let regs: Vec<u64> =
-                    (0..words).map_while(|i| bytes::u64_at(desc, PRSTATUS_REGS + 8 * i)).collect();
+                let regs: Vec<u64> = (0..words).map_while(|i| bytes::u64_at(desc, PRSTATUS_REGS + 8 * i)).collect();
                 let tid = bytes::u32_at(desc, PRSTATUS_PID).unwrap_or(0);
                 self.threads.push(Thread { tid, regs: decode(self.arch, &regs) });
             }

@@ -75,7 +75,11 @@ impl Target {
         let fail = |source| DumpError::File { path: path.to_owned(), source };
         let mut open = OpenOptions::new();
         open.write(true).mode(0o600);
-        if opts.force { open.create(true).truncate(true) } else { open.create_new(true) };
+        if opts.force {
+            open.create(true).truncate(true)
+        } else {
+            open.create_new(true)
+        };
         let file = open.open(path).map_err(fail)?;
         let written = self.write_core(pid, file, opts);
         // Half a core looks like a core: leave none behind.
@@ -122,11 +126,8 @@ impl Target {
             head.extend(section);
         }
         head.extend(notes);
-        let mut sink = if opts.compress {
-            Sink::Packed(zstd::Encoder::new(file, 3)?, 0)
-        } else {
-            Sink::Sparse(file, 0)
-        };
+        let mut sink =
+            if opts.compress { Sink::Packed(zstd::Encoder::new(file, 3)?, 0) } else { Sink::Sparse(file, 0) };
         sink.data(&head)?;
         let mut figures = DumpFigures {
             core_bytes: at,
@@ -322,7 +323,9 @@ impl Target {
 
 /// Pages that belong to the kernel or a device and cannot be read, or mean nothing elsewhere.
 fn is_special(m: &Mapping) -> bool {
-    m.path.as_ref().is_some_and(|p| p.starts_with("[vvar]") || p.starts_with("[vvar_vclock]") || p.starts_with("[vsyscall]"))
+    m.path
+        .as_ref()
+        .is_some_and(|p| p.starts_with("[vvar]") || p.starts_with("[vvar_vclock]") || p.starts_with("[vsyscall]"))
 }
 
 /// Where the bytes go, with the position reached.
