@@ -3,5 +3,6 @@
 pub mod dominators;
 pub mod goroutines;
 pub mod histogram;
+pub mod holders;
 pub mod liveness;
 pub mod paths;

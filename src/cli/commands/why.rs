@@ -6,12 +6,12 @@ use serde::Serialize;
 use super::{Failure, Scene, Session, TargetArgs, print};
 use crate::{
     analysis::{
-        dominators::{Dominators, HolderTree},
+        dominators::Dominators,
+        holders::{Holders, root_name},
         paths,
     },
     base::{Addr, ObjectId, units},
-    graph::{Root, RootKind, build::Built},
-    runtime::Runtime,
+    graph::RootKind,
 };
 
 /// Who keeps an object alive: paths from roots.
@@ -55,29 +55,6 @@ struct Step {
     bytes: u64,
 }
 
-/// A root in words: the global it lies in, or the goroutine and function.
-fn root_name(rt: &Runtime, built: &Built, root: &Root) -> String {
-    match root.kind {
-        RootKind::Data | RootKind::Bss => {
-            let at = root.at.0.wrapping_sub(rt.image.bias);
-            let vars = rt.image.dwarf.as_ref().map(|d| d.variables.as_slice()).unwrap_or_default();
-            match vars.partition_point(|v| v.addr <= at).checked_sub(1).map(|i| &vars[i]) {
-                Some(v) if v.addr == at => format!("global {}", v.name),
-                Some(v) => format!("global {}+{}", v.name, at - v.addr),
-                None => rt.image.name_global(root.at).unwrap_or_else(|| format!("global at {}", root.at)),
-            }
-        }
-        RootKind::Stack | RootKind::Conservative => {
-            let i = built.goroutines.iter().position(|g| g.goid == root.goid);
-            let frame = i.and_then(|i| built.stacks[i].frames.get(root.frame as usize));
-            let func = frame.and_then(|f| rt.image.pclntab.find(f.pc)).map_or("?", |f| f.name());
-            format!("goroutine {} in {func}", root.goid)
-        }
-        RootKind::Goroutine => format!("goroutine {}", root.goid),
-        _ => format!("{:?} at {}", root.kind, root.at),
-    }
-}
-
 pub fn run(args: &WhyArgs) -> Result<(), Failure> {
     let (addr, n, args) = (&args.addr, args.paths, &args.target);
     let hex = addr.strip_prefix("0x").unwrap_or(addr);
@@ -90,8 +67,9 @@ pub fn run(args: &WhyArgs) -> Result<(), Failure> {
         return Err(Failure::new(format!("{addr} is not in the Go heap"), Some("gosleuth top PID for what is there")));
     };
     let graph = &built.graph;
-    let tree = HolderTree { parent: vec![None], of_root: vec![0; graph.roots.len()] };
-    let dom = Dominators::compute(graph, &tree, |o| heap.extent(o).1).map_err(|e| Failure::new(e.to_string(), None))?;
+    let holders = Holders::of(&s.rt, &built);
+    let dom = Dominators::compute(graph, &holders.tree, |o| heap.extent(o).1)
+        .map_err(|e| Failure::new(e.to_string(), None))?;
     // Globals explain best, then exact stack words; guesses last.
     let mut order: Vec<u32> = (0..graph.roots.len() as u32).collect();
     order.sort_by_key(|&r| (graph.roots[r as usize].kind, r));
