@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 
+use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::{
     base::{KnownBy, ObjectId},
     graph::{Graph, typing::Typed},
-    runtime::{heap::Heap, types::TypeId},
+    runtime::{
+        heap::{Heap, Span},
+        types::TypeId,
+    },
 };
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -20,6 +24,11 @@ impl Totals {
     fn add(&mut self, bytes: u64) {
         self.objects += 1;
         self.bytes += bytes;
+    }
+
+    fn join(&mut self, other: &Totals) {
+        self.objects += other.objects;
+        self.bytes += other.bytes;
     }
 }
 
@@ -46,32 +55,62 @@ pub struct Histogram {
     pub rows: Vec<Row>,
 }
 
-/// The reachable objects by type. Large objects count with their pages, as the runtime counts them.
-pub fn live_by_type(heap: &Heap, graph: &Graph, typed: &Typed) -> Histogram {
-    // (type, evidence) → objects and bytes; what has no type goes by the size of its slot.
-    let mut rows: HashMap<(TypeId, KnownBy), Totals> = HashMap::new();
-    let mut untyped: HashMap<(u64, bool), Totals> = HashMap::new();
-    let (mut live, mut coverage) = (Totals::default(), Coverage::default());
-    for span in &heap.spans {
+const TYPED: [KnownBy; 3] = [KnownBy::Exact, KnownBy::Propagated, KnownBy::Guessed];
+
+/// What some spans hold.
+struct Counts {
+    /// By type, and within a type by `TYPED`.
+    typed: Vec<Totals>,
+    /// (slot size or 0 for large ones, noscan) → objects.
+    untyped: HashMap<(u64, bool), Totals>,
+}
+
+fn count(spans: &[Span], types: usize, graph: &Graph, typed: &Typed) -> Counts {
+    let mut counts = Counts { typed: vec![Totals::default(); types * TYPED.len()], untyped: HashMap::new() };
+    for span in spans {
+        let mut unknown = Totals::default();
         for id in (span.first.0..span.first.0 + span.nelems).map(ObjectId) {
             if !graph.reachable.get(id.index()) {
                 continue;
             }
-            let bytes = span.elemsize;
-            live.add(bytes);
             let (ty, known) = (typed.typing.type_of(id), typed.typing.known_by(id));
-            match known {
-                KnownBy::Exact => coverage.exact_bytes += bytes,
-                KnownBy::Propagated => coverage.propagated_bytes += bytes,
-                KnownBy::Guessed => coverage.guessed_bytes += bytes,
-                KnownBy::Unknown => {
-                    coverage.unknown_bytes += bytes;
-                    let class = if span.class == 0 { 0 } else { bytes };
-                    untyped.entry((class, span.noscan)).or_default().add(bytes);
-                    continue;
-                }
+            match TYPED.iter().position(|&k| k == known).and_then(|k| counts.typed.get_mut(ty.index() * 3 + k)) {
+                Some(totals) => totals.add(span.elemsize),
+                None => unknown.add(span.elemsize),
             }
-            rows.entry((ty, known)).or_default().add(bytes);
+        }
+        if unknown.objects > 0 {
+            let class = if span.class == 0 { 0 } else { span.elemsize };
+            counts.untyped.entry((class, span.noscan)).or_default().join(&unknown);
+        }
+    }
+    counts
+}
+
+/// The reachable objects by type. Large objects count with their pages, as the runtime counts them.
+pub fn live_by_type(heap: &Heap, graph: &Graph, typed: &Typed) -> Histogram {
+    // By type and evidence; what has no type goes by the size of its slot. Counted per span, in parallel.
+    let width = typed.types.len();
+    let chunk = heap.spans.len().div_ceil(4 * rayon::current_num_threads()).max(256);
+    let counts: Vec<Counts> = heap.spans.par_chunks(chunk).map(|spans| count(spans, width, graph, typed)).collect();
+    let (mut live, mut coverage) = (Totals::default(), Coverage::default());
+    let mut rows: HashMap<(TypeId, KnownBy), Totals> = HashMap::new();
+    let mut untyped: HashMap<(u64, bool), Totals> = HashMap::new();
+    for c in counts {
+        for (i, totals) in c.typed.iter().enumerate().filter(|(_, t)| t.objects > 0) {
+            let (ty, known) = (TypeId((i / TYPED.len()) as u32), TYPED[i % TYPED.len()]);
+            live.join(totals);
+            match known {
+                KnownBy::Exact => coverage.exact_bytes += totals.bytes,
+                KnownBy::Propagated => coverage.propagated_bytes += totals.bytes,
+                _ => coverage.guessed_bytes += totals.bytes,
+            }
+            rows.entry((ty, known)).or_default().join(totals);
+        }
+        for (key, totals) in &c.untyped {
+            live.join(totals);
+            coverage.unknown_bytes += totals.bytes;
+            untyped.entry(*key).or_default().join(totals);
         }
     }
     // One row a name, but guesses apart; known as most of its bytes are.

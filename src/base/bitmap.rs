@@ -34,6 +34,20 @@ impl Bitmap {
         }
     }
 
+    /// Sets the bits `at + k` for every bit k of `bits`; those beyond the end are ignored.
+    pub fn or_word(&mut self, at: usize, bits: u64) {
+        let bits = match self.len.saturating_sub(at) {
+            0 => return,
+            room @ 1..64 => bits & ((1 << room) - 1),
+            _ => bits,
+        };
+        self.words[at / 64] |= bits << (at % 64);
+        let high = bits.checked_shr(64 - (at % 64) as u32).unwrap_or(0);
+        if high != 0 {
+            self.words[at / 64 + 1] |= high;
+        }
+    }
+
     /// Sets the bit; true if it was clear before.
     pub fn insert(&mut self, i: usize) -> bool {
         let was = self.get(i);
@@ -111,6 +125,19 @@ impl AtomicBitmap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_are_entered_at_any_bit() {
+        for at in [0, 1, 63, 64, 100, 130, 199, 200, 300] {
+            let mut by_word = Bitmap::new(200);
+            by_word.or_word(at, 0x8000_0000_0000_00f1);
+            let mut by_bit = Bitmap::new(200);
+            for k in [0, 4, 5, 6, 7, 63] {
+                by_bit.set(at + k);
+            }
+            assert_eq!(by_word, by_bit, "at {at}");
+        }
+    }
 
     #[test]
     fn ones_are_listed_in_order() {

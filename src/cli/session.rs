@@ -9,6 +9,7 @@ use crate::{
         build::{self, Built},
         typing::Typed,
     },
+    os::procfs,
     report::{Envelope, SCHEMA_VERSION, TargetInfo, Tool},
     runtime::{Runtime, heap::Heap},
     target::{HoldMode, Target, TargetError, is_core},
@@ -90,7 +91,9 @@ impl Session {
     pub fn stage<T>(&mut self, name: &'static str, f: impl FnOnce(&Runtime) -> T) -> T {
         let begin = Instant::now();
         let out = f(&self.rt);
-        self.timing.insert(name, begin.elapsed().as_secs_f64() * 1e3);
+        let ms = begin.elapsed().as_secs_f64() * 1e3;
+        tracing::debug!(stage = name, ms, peak_resident = procfs::peak_resident(), "done");
+        self.timing.insert(name, ms);
         out
     }
 

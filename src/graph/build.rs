@@ -1,11 +1,13 @@
 //! Builds the graph in one pass: pointer-holding spans are read once, in large pieces, on all cores; noscan spans are
 //! never read. The same pass takes down what the bytes say about types, so that no second read is needed.
 
+use std::cell::RefCell;
+
 use rayon::prelude::*;
 
-use super::{Graph, Hints, Root, RootKind, TypeWords};
+use super::{EdgeWords, Graph, Hints, Root, RootKind, TypeWords, reach};
 use crate::{
-    base::{Addr, Bitmap, Goid, ObjectId, bytes},
+    base::{Addr, Goid, ObjectId, bytes},
     image::SegmentMask,
     runtime::{
         Runtime,
@@ -29,18 +31,79 @@ pub struct Built {
     pub hints: Hints,
 }
 
-/// Spans read together: bounded by number and by bytes.
-const BATCH_SPANS: usize = 256;
-const BATCH_BYTES: u64 = 8 << 20;
+/// Bytes of heap that one task reads at once: small enough to stay in a core's own cache until it is scanned.
+const BATCH_BYTES: u64 = 256 << 10;
+/// Spans of one task, noscan spans included.
+const BATCH_SPANS: usize = 1024;
+/// Tasks per core between two joints: what they found is then moved to its place while the next ones run.
+const WINDOW: usize = 16;
 
+/// What one task looks at.
+#[derive(Clone, Copy)]
+enum Batch<'h> {
+    Spans(&'h [Span]),
+    /// Bytes [from, to) of a large object. The piece from 0 on carries its row.
+    Piece {
+        span: &'h Span,
+        from: u64,
+        to: u64,
+    },
+}
+
+/// Cuts the heap into tasks, in the order of ids.
+fn batches<'h>(spans: &'h [Span], masks: &PointerMasks) -> Vec<Batch<'h>> {
+    let mut out = Vec::new();
+    let mut rest = spans;
+    while let Some(first) = rest.first() {
+        if !first.noscan && first.bytes > 2 * BATCH_BYTES && masks.divisible(first) {
+            for from in (0..first.bytes).step_by(BATCH_BYTES as usize) {
+                out.push(Batch::Piece { span: first, from, to: first.bytes.min(from + BATCH_BYTES) });
+            }
+            rest = &rest[1..];
+            continue;
+        }
+        let mut bytes = 0;
+        let n = rest
+            .iter()
+            .take(BATCH_SPANS)
+            .take_while(|s| {
+                bytes += if s.noscan { 0 } else { s.bytes };
+                bytes <= BATCH_BYTES
+            })
+            .count()
+            .max(1);
+        let (batch, tail) = rest.split_at(n);
+        out.push(Batch::Spans(batch));
+        rest = tail;
+    }
+    out
+}
+
+/// What one task found, with edges numbered from 0. Used again and again: fresh memory costs more than scanning it.
 #[derive(Default)]
 struct Part {
-    /// (slots of the span, edges of each slot), in span order.
+    /// Edges of each slot, in order; the pieces of a large object after the first add to the slot before.
     degrees: Vec<u32>,
+    /// Edges that belong to the slot before the first of `degrees`.
+    more: u32,
     target: Vec<ObjectId>,
-    word: Vec<u16>,
-    far: Vec<(u32, u32)>,
+    words: EdgeWords,
     hints: Hints,
+}
+
+thread_local! {
+    /// The bytes that a task looks at.
+    static MEMORY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Part {
+    fn clear(&mut self) {
+        self.degrees.clear();
+        self.more = 0;
+        self.target.clear();
+        self.words.clear();
+        self.hints.clear();
+    }
 }
 
 /// `words`: what counts as evidence of an interface; may be empty.
@@ -53,64 +116,118 @@ pub fn build(rt: &Runtime, heap: &Heap, words: &TypeWords) -> Result<Built, Read
         }
     }
     let masks = PointerMasks::new(rt);
-    let mut batches: Vec<&[Span]> = Vec::new();
-    let mut rest = heap.spans.as_slice();
-    while !rest.is_empty() {
-        let mut bytes = 0;
-        let n = rest
-            .iter()
-            .take(BATCH_SPANS)
-            .take_while(|s| {
-                let fits = bytes < BATCH_BYTES;
-                bytes += if s.noscan { 0 } else { s.bytes };
-                fits
-            })
-            .count()
-            .max(1);
-        let (batch, tail) = rest.split_at(n);
-        batches.push(batch);
-        rest = tail;
+    let batches = batches(&heap.spans, &masks);
+    let mut graph = Graph { row: Vec::with_capacity(heap.slots as usize + 1), ..Graph::default() };
+    graph.row.push(0);
+    let mut hints = Hints::default();
+    let (mut found, mut filling): (Vec<Part>, Vec<Part>) = (Vec::new(), Vec::new());
+    let mut fits = true;
+    for window in batches.chunks(WINDOW * rayon::current_num_threads()) {
+        filling.resize_with(window.len(), Part::default);
+        rayon::join(
+            || found.iter_mut().for_each(|p| fits &= append(&mut graph, &mut hints, p)),
+            || {
+                let parts = filling.par_iter_mut().zip(window);
+                parts.with_max_len(1).for_each(|(part, batch)| scan(rt, heap, &masks, words, batch, part));
+            },
+        );
+        std::mem::swap(&mut found, &mut filling);
     }
-    let parts: Vec<Part> = batches.par_iter().map(|b| scan(rt, heap, &masks, words, b)).collect();
-
-    let edges: usize = parts.iter().map(|p| p.target.len()).sum();
-    if edges >= u32::MAX as usize {
+    fits = fits && found.iter_mut().all(|p| append(&mut graph, &mut hints, p));
+    drop((found, filling));
+    if !fits {
         return Err(ReadError::Implausible {
             what: "the heap graph",
             addr: Addr::NULL,
-            why: format!("{edges} edges are more than 32-bit indices can name"),
+            why: "it has more edges than 32-bit indices can name".into(),
         });
     }
-    let mut graph = Graph { row: Vec::with_capacity(heap.slots as usize + 1), ..Graph::default() };
-    graph.row.push(0);
-    graph.target.reserve_exact(edges);
-    graph.word.reserve_exact(edges);
-    let mut hints = Hints::default();
-    let mut total = 0u32;
-    for p in parts {
-        let base = graph.target.len() as u32;
-        for d in p.degrees {
-            total += d;
-            graph.row.push(total);
-        }
-        graph.target.extend(p.target);
-        graph.word.extend(p.word);
-        graph.far_words.extend(p.far.into_iter().map(|(e, w)| (base + e, w)));
-        hints.interior.extend(p.hints.interior.into_iter().map(|(e, at)| (base + e, at)));
-        hints.interfaces.extend(p.hints.interfaces.into_iter().map(|(e, word)| (base + e, word)));
-        hints.headers.extend(p.hints.headers);
-        hints.closures.extend(p.hints.closures);
-    }
     graph.roots = roots(rt, heap, words, &goroutines, &stacks, &graph, &mut hints);
-    graph.reachable = reach(&graph, heap);
+    graph.reachable = reach(&graph, graph.roots.iter().map(|r| r.target));
     Ok(Built { graph, goroutines, stacks, hints })
 }
 
-fn scan(rt: &Runtime, heap: &Heap, masks: &PointerMasks, words: &TypeWords, spans: &[Span]) -> Part {
-    let mut part = Part::default();
+/// Puts a part behind what is there and empties it. False if that would be too much.
+fn append(graph: &mut Graph, hints: &mut Hints, p: &mut Part) -> bool {
+    let base = graph.target.len() as u32;
+    if graph.target.len() + p.target.len() >= u32::MAX as usize {
+        return false;
+    }
+    if p.more > 0
+        && let Some(last) = graph.row.last_mut()
+    {
+        *last += p.more;
+    }
+    let mut total = graph.row.last().copied().unwrap_or(0);
+    graph.row.extend(p.degrees.iter().map(|d| {
+        total += d;
+        total
+    }));
+    graph.target.extend_from_slice(&p.target);
+    graph.words.append(&p.words);
+    hints.append(&p.hints, base);
+    p.clear();
+    true
+}
+
+fn scan(rt: &Runtime, heap: &Heap, masks: &PointerMasks, words: &TypeWords, batch: &Batch, part: &mut Part) {
+    part.clear();
+    MEMORY.with_borrow_mut(|memory| scan_into(rt, heap, masks, words, batch, memory, part));
+}
+
+fn scan_into(
+    rt: &Runtime,
+    heap: &Heap,
+    masks: &PointerMasks,
+    words: &TypeWords,
+    batch: &Batch,
+    memory: &mut Vec<u8>,
+    part: &mut Part,
+) {
+    match *batch {
+        Batch::Spans(spans) => scan_spans(rt, heap, masks, words, spans, memory, part),
+        Batch::Piece { span, from, to } => {
+            // One word more in front: the type word of an interface may be the last of the piece before.
+            let lead = if from > 0 { 8 } else { 0 };
+            memory.resize((to - from + lead) as usize, 0);
+            let mem = &mut memory[..];
+            if from == 0 {
+                part.degrees.push(0);
+                if !span.large_type.is_null() {
+                    part.hints.headers.push((span.first, span.large_type));
+                }
+            }
+            match rt.target.memory.read(Addr(span.start.0 + from - lead), mem) {
+                Err(fault) => rt.diag.note("span memory unreadable", fault),
+                Ok(()) => {
+                    let mut edges = Edges { rt, heap, words, part };
+                    edges.closure(span.first, mem, 0, from == 0);
+                    masks.pointers_in_piece(heap, span, from, to, |_, w| {
+                        edges.add(mem, (8 * w + lead - from) as usize, w, true);
+                    });
+                }
+            }
+            let n = part.target.len() as u32;
+            match part.degrees.last_mut() {
+                Some(d) => *d = n,
+                None => part.more = n,
+            }
+        }
+    }
+}
+
+fn scan_spans(
+    rt: &Runtime,
+    heap: &Heap,
+    masks: &PointerMasks,
+    words: &TypeWords,
+    spans: &[Span],
+    memory: &mut Vec<u8>,
+    part: &mut Part,
+) {
     let total: u64 = spans.iter().filter(|s| !s.noscan).map(|s| s.bytes).sum();
-    let mut memory = vec![0u8; total as usize];
-    let mut ranges: Vec<(Addr, &mut [u8])> = Vec::new();
+    memory.resize(total as usize, 0);
+    let mut ranges: Vec<(Addr, &mut [u8])> = Vec::with_capacity(spans.len());
     let mut rest = memory.as_mut_slice();
     for s in spans.iter().filter(|s| !s.noscan) {
         let (head, tail) = rest.split_at_mut(s.bytes as usize);
@@ -132,49 +249,77 @@ fn scan(rt: &Runtime, heap: &Heap, masks: &PointerMasks, words: &TypeWords, span
         }
         let mem: &[u8] = mem;
         let header = span.elemsize > 512 && span.class != 0 && rt.layout.has(Field::MspanLargeType);
+        let mut edges = Edges { rt, heap, words, part: &mut *part };
         for i in 0..span.nelems {
             let id = ObjectId(span.first.0 + i);
-            if !heap.is_allocated(id) {
-                continue;
-            }
             let at = (u64::from(i) * span.elemsize) as usize;
-            let word0 = Addr(bytes::u64_at(mem, at).unwrap_or(0));
             if header {
-                part.hints.headers.push((id, word0));
-            } else if rt.image.pclntab.find(word0).is_some_and(|f| f.entry() == word0) {
-                part.hints.closures.push((id, word0));
+                if heap.is_allocated(id) {
+                    edges.part.hints.headers.push((id, Addr(bytes::u64_at(mem, at).unwrap_or(0))));
+                }
+            } else {
+                edges.closure(id, mem, at, true);
             }
         }
         if !span.large_type.is_null() {
-            part.hints.headers.push((span.first, span.large_type));
+            edges.part.hints.headers.push((span.first, span.large_type));
         }
         masks.pointers(heap, span, mem, |slot, w| {
             let at = (u64::from(slot) * span.elemsize + 8 * w) as usize;
-            let Some(value) = bytes::u64_at(mem, at) else { return };
-            let Some((to, offset)) = heap.find(Addr(value)) else { return };
-            if !heap.is_allocated(to) {
-                rt.diag.note("pointer to a free slot", format_args!("{value:#x}"));
-                return;
-            }
-            let edge = part.target.len() as u32;
-            if w > 0
-                && let Some(before) = bytes::u64_at(mem, at - 8)
-                && words.contains(before)
-            {
-                part.hints.interfaces.push((edge, Addr(before)));
-            }
-            if offset > 0 {
-                part.hints.interior.push((edge, offset.min(u32::MAX.into()) as u32));
-            }
-            part.degrees[first + slot as usize] += 1;
-            if w >= u64::from(u16::MAX) {
-                part.far.push((edge, w as u32));
-            }
-            part.target.push(to);
-            part.word.push(w.min(u64::from(u16::MAX)) as u16);
+            let found = edges.add(mem, at, w, w > 0);
+            edges.part.degrees[first + slot as usize] += u32::from(found);
         });
     }
-    part
+}
+
+/// Turns words of memory into edges.
+struct Edges<'a> {
+    rt: &'a Runtime,
+    heap: &'a Heap,
+    words: &'a TypeWords,
+    part: &'a mut Part,
+}
+
+impl Edges<'_> {
+    /// The word at byte `at` of `mem`, which is word `w` of its slot, is a pointer by its mask. `before`: the word before
+    /// it belongs to the same object. True if it is an edge.
+    #[inline]
+    fn add(&mut self, mem: &[u8], at: usize, w: u64, before: bool) -> bool {
+        let Some(value) = bytes::u64_at(mem, at) else { return false };
+        let Some((to, offset)) = self.heap.find(Addr(value)) else { return false };
+        if !self.heap.is_allocated(to) {
+            self.rt.diag.note("pointer to a free slot", format_args!("{value:#x}"));
+            return false;
+        }
+        let edge = self.part.target.len() as u32;
+        if before
+            && at >= 8
+            && let Some(before) = bytes::u64_at(mem, at - 8)
+            && self.words.contains(before)
+        {
+            self.part.hints.interfaces.push((edge, Addr(before)));
+        }
+        if offset > 0 {
+            self.part.hints.interior.push((edge, offset.min(u32::MAX.into()) as u32));
+        }
+        self.part.target.push(to);
+        self.part.words.push(w.min(u32::MAX.into()) as u32);
+        true
+    }
+
+    /// Takes note of an object whose first word is the entry of a function.
+    #[inline]
+    fn closure(&mut self, id: ObjectId, mem: &[u8], at: usize, wanted: bool) {
+        let word = Addr(bytes::u64_at(mem, at).unwrap_or(0));
+        // Few words lie in the text at all: this test is done before any search.
+        if wanted
+            && self.rt.image.pclntab.contains(word)
+            && self.heap.is_allocated(id)
+            && self.rt.image.pclntab.find(word).is_some_and(|f| f.entry() == word)
+        {
+            self.part.hints.closures.push((id, word));
+        }
+    }
 }
 
 /// All roots of the collector (runtime/mgcmark.go): data and bss, finalizers and other specials, queued finalizers and
@@ -328,24 +473,4 @@ fn tiny_blocks(rt: &Runtime, mut f: impl FnMut(Addr, u64)) {
             f(at, value);
         }
     }
-}
-
-/// Everything the roots reach. Depth-first on a flat stack: on this access pattern the memory latency of the bitmap and
-/// the rows is the bound, not the bookkeeping.
-fn reach(graph: &Graph, heap: &Heap) -> Bitmap {
-    let mut seen = Bitmap::new(heap.slots as usize);
-    let mut stack: Vec<ObjectId> = Vec::new();
-    for r in &graph.roots {
-        if seen.insert(r.target.index()) {
-            stack.push(r.target);
-        }
-    }
-    while let Some(o) = stack.pop() {
-        for &t in graph.children(o) {
-            if seen.insert(t.index()) {
-                stack.push(t);
-            }
-        }
-    }
-    seen
 }

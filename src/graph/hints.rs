@@ -46,3 +46,21 @@ pub struct Hints {
     /// Objects of spans with pointers whose word 0 is not a pointer by its mask and equals the entry of a function.
     pub closures: Vec<(ObjectId, Addr)>,
 }
+
+impl Hints {
+    pub(super) fn clear(&mut self) {
+        self.interior.clear();
+        self.headers.clear();
+        self.interfaces.clear();
+        self.root_interfaces.clear();
+        self.closures.clear();
+    }
+
+    /// Adds those of `other`, whose edges count from `base` on.
+    pub(super) fn append(&mut self, other: &Hints, base: u32) {
+        self.interior.extend(other.interior.iter().map(|&(edge, at)| (base + edge, at)));
+        self.interfaces.extend(other.interfaces.iter().map(|&(edge, word)| (base + edge, word)));
+        self.headers.extend_from_slice(&other.headers);
+        self.closures.extend_from_slice(&other.closures);
+    }
+}

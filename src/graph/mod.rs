@@ -5,9 +5,13 @@ use std::ops::Range;
 
 pub mod build;
 mod hints;
+mod reach;
 pub mod typing;
+mod words;
 
 pub use hints::{Hints, TypeWords};
+pub use reach::reach;
+pub use words::EdgeWords;
 
 use crate::base::{Addr, Bitmap, Goid, ObjectId};
 
@@ -56,10 +60,8 @@ pub struct Graph {
     pub row: Vec<u32>,
     /// Target object of each edge.
     pub target: Vec<ObjectId>,
-    /// Word index in the source slot that holds the edge's pointer (65535 = at or beyond that word; see `far_words`).
-    pub word: Vec<u16>,
-    /// Word indices of edges whose `word` is 65535: (edge index, word index), sorted.
-    pub far_words: Vec<(u32, u32)>,
+    /// Word index in the source slot that holds each edge's pointer.
+    pub words: EdgeWords,
     pub roots: Vec<Root>,
     /// Objects reached from `roots`.
     pub reachable: Bitmap,
@@ -72,10 +74,10 @@ impl Graph {
         edges.sort_by_key(|e| e.0);
         let mut graph = Graph { row: vec![0; slots + 1], roots, reachable: Bitmap::new(slots), ..Graph::default() };
         for (from, to) in edges {
-            let word = graph.row[from.index() + 1] as u16;
+            let word = graph.row[from.index() + 1];
             graph.row[from.index() + 1] += 1;
             graph.target.push(to);
-            graph.word.push(word);
+            graph.words.push(word);
         }
         for i in 1..graph.row.len() {
             graph.row[i] += graph.row[i - 1];
@@ -85,13 +87,7 @@ impl Graph {
 
     /// Word of the source slot that holds the edge's pointer.
     pub fn word_of(&self, edge: usize) -> u64 {
-        if self.word[edge] != u16::MAX {
-            return self.word[edge].into();
-        }
-        match self.far_words.binary_search_by_key(&(edge as u32), |f| f.0) {
-            Ok(i) => self.far_words[i].1.into(),
-            Err(_) => self.word[edge].into(),
-        }
+        self.words.get(edge)
     }
 
     /// The object that holds edge `edge` (binary search over the rows).

@@ -28,6 +28,11 @@ impl Functions {
         self.len() == 0
     }
 
+    /// Does `pc` lie in the text of any module?
+    pub fn contains(&self, pc: Addr) -> bool {
+        self.tables.iter().any(|t| t.contains(pc))
+    }
+
     /// The function that contains `pc`. For a return address ask for `pc - 1`. No allocation.
     pub fn find(&self, pc: Addr) -> Option<Func<'_>> {
         self.tables.iter().find(|t| t.contains(pc))?.find(pc)

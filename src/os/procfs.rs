@@ -29,6 +29,12 @@ pub fn status_field(pid: u32, field: &str) -> Option<String> {
     status.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':').map(|v| v.trim().to_owned()))
 }
 
+/// The most memory that this process has had resident at once, in bytes.
+pub fn peak_resident() -> Option<u64> {
+    let line = status_field(std::process::id(), "VmHWM")?;
+    Some(line.trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
+}
+
 pub fn exists(pid: u32) -> bool {
     path(pid, "").exists()
 }

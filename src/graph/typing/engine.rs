@@ -1,7 +1,7 @@
 //! The best evidence of every object, and its spreading along pointers.
 
 use std::{
-    collections::HashMap,
+    borrow::Cow,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -12,7 +12,7 @@ use super::{
     fit::{self, Fit, Level},
 };
 use crate::{
-    base::{KnownBy, ObjectId, bitmap::AtomicBitmap},
+    base::{ObjectId, bitmap::AtomicBitmap},
     runtime::types::{Kind, Plan, PtrTo, TypeId},
 };
 
@@ -20,17 +20,21 @@ use crate::{
 const PARALLEL: usize = 4096;
 /// Objects per task of a parallel round.
 const CHUNK: usize = 1024;
+/// Up to this number, the objects that wait are kept in a list.
+const FEW: usize = 1 << 15;
+/// Ids of which the states are copied together, where many wait.
+const BLOCK: usize = 1 << 18;
 
 /// Level, score, type and place in one word that orders evidence: level (4 bits), score (8), type by its rank, the
 /// first names highest (26), place / 8 (26).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub(super) struct Key(u64);
+pub(super) struct Key(pub u64);
 
 const RANK_BITS: u32 = 26;
 const PLACE_BITS: u32 = 26;
 
 impl Key {
-    fn new(level: Level, score: u8, rank: u32, at: u64) -> Key {
+    pub fn new(level: Level, score: u8, rank: u32, at: u64) -> Key {
         let place = (at / 8).min((1 << PLACE_BITS) - 1);
         let rank = u64::from(rank).min((1 << RANK_BITS) - 1);
         Key((level as u64) << 60 | u64::from(score) << 52 | rank << PLACE_BITS | place)
@@ -44,7 +48,7 @@ impl Key {
         Level::from_bits(self.level_bits())
     }
 
-    fn rank(self) -> usize {
+    pub fn rank(self) -> usize {
         (self.0 >> PLACE_BITS & ((1 << RANK_BITS) - 1)) as usize
     }
 
@@ -54,20 +58,20 @@ impl Key {
     }
 }
 
-/// A set of edges or roots with a value each, asked for one by one.
-struct Lookup {
+/// A set of edges with a value each, asked for one by one.
+struct Lookup<'a> {
     present: crate::base::Bitmap,
-    sorted: Vec<(u32, u32)>,
+    sorted: Cow<'a, [(u32, u32)]>,
 }
 
-impl Lookup {
-    fn new(len: usize, list: &[(u32, u32)]) -> Lookup {
+impl<'a> Lookup<'a> {
+    fn new(len: usize, list: &'a [(u32, u32)]) -> Lookup<'a> {
         let mut present = crate::base::Bitmap::new(len);
-        let mut sorted = list.to_vec();
+        let mut sorted = Cow::Borrowed(list);
         if !sorted.is_sorted_by_key(|e| e.0) {
-            sorted.par_sort_unstable();
+            sorted.to_mut().par_sort_unstable();
         }
-        for &(i, _) in &sorted {
+        for &(i, _) in sorted.iter() {
             present.set(i as usize);
         }
         Lookup { present, sorted }
@@ -82,6 +86,32 @@ impl Lookup {
     }
 }
 
+/// Objects whose evidence changed and has not been passed on: a list while they are few, then one bit an object.
+#[derive(Default)]
+struct Waiting {
+    list: Vec<ObjectId>,
+    many: Option<crate::base::Bitmap>,
+}
+
+impl Waiting {
+    fn push(&mut self, id: ObjectId, slots: u32) {
+        if let Some(bits) = &mut self.many {
+            bits.set(id.index());
+            return;
+        }
+        self.list.push(id);
+        if self.list.len() > FEW {
+            let mut bits = crate::base::Bitmap::new(slots as usize);
+            self.list.drain(..).for_each(|id| bits.set(id.index()));
+            self.many = Some(bits);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.list.is_empty() && self.many.is_none()
+    }
+}
+
 pub(super) struct Engine<'a> {
     pub input: Input<'a>,
     pub slots: &'a Slots,
@@ -90,9 +120,9 @@ pub(super) struct Engine<'a> {
     /// Rank (higher is preferred) of each type, and back.
     rank_of: Vec<u32>,
     type_of_rank: Vec<TypeId>,
-    interior: Lookup,
+    interior: Lookup<'a>,
     /// Objects whose evidence changed and has not been passed on, by level.
-    waiting: [Vec<ObjectId>; 16],
+    waiting: [Waiting; 16],
 }
 
 impl<'a> Engine<'a> {
@@ -111,7 +141,7 @@ impl<'a> Engine<'a> {
             input,
             slots,
             plan: Plan::new(types),
-            best: (0..input.heap.slots).map(|_| AtomicU64::new(0)).collect(),
+            best: (0..input.heap.slots).into_par_iter().map(|_| AtomicU64::new(0)).collect(),
             rank_of,
             type_of_rank: order,
             interior: Lookup::new(input.graph.target.len(), &input.hints.interior),
@@ -132,15 +162,7 @@ impl<'a> Engine<'a> {
 
     /// Byte in the source's slot at which the pointer of edge `edge` lies.
     pub fn edge_at(&self, edge: usize) -> u64 {
-        const FAR: u16 = u16::MAX;
-        match self.input.graph.word[edge] {
-            FAR => {
-                let far = &self.input.graph.far_words;
-                let at = far.binary_search_by_key(&(edge as u32), |f| f.0).map(|i| far[i].1);
-                u64::from(at.unwrap_or(u32::from(FAR))) * 8
-            }
-            word => u64::from(word) * 8,
-        }
+        8 * self.input.graph.words.get(edge)
     }
 
     /// Do all pointers of the object lie where the type has pointers? `at`: where the value begins; `partial`: bytes
@@ -224,48 +246,66 @@ impl<'a> Engine<'a> {
 
     fn wait(&mut self, id: ObjectId, raised: Option<Level>) {
         if let Some(level) = raised {
-            self.waiting[level as usize].push(id);
+            self.waiting[level as usize].push(id, self.input.heap.slots);
         }
     }
 
     /// Passes evidence on until nothing changes.
     pub fn run(&mut self) {
         let queued = AtomicBitmap::new(self.best.len());
+        let mut round: Vec<(ObjectId, Key)> = Vec::new();
         while let Some(level) = (0..self.waiting.len()).rev().find(|&l| !self.waiting[l].is_empty()) {
-            let mut round = std::mem::take(&mut self.waiting[level]);
-            // One entry per object, and only if this still is its level; with the state of this moment.
-            round.retain(|id| queued.insert(id.index()));
-            for id in &round {
-                queued.clear(id.index());
-            }
-            let round: Vec<(ObjectId, TypeId, Key)> = round
-                .into_iter()
-                .filter_map(|id| self.best(id).map(|(ty, key)| (id, ty, key)))
-                .filter(|(_, _, key)| key.level_bits() as usize == level)
-                .collect();
-            let engine = &*self;
-            let raised: Vec<(ObjectId, Level)> = if round.len() < PARALLEL {
-                let mut out = Vec::new();
-                for &(id, ty, key) in &round {
-                    engine.pass_on(id, ty, key, &mut out);
+            let mut waiting = std::mem::take(&mut self.waiting[level]);
+            let Some(many) = waiting.many else {
+                // One entry per object, and only if this still is its level; with the state of this moment.
+                waiting.list.retain(|id| queued.insert(id.index()));
+                for id in &waiting.list {
+                    queued.clear(id.index());
                 }
-                out
-            } else {
-                round
-                    .par_chunks(CHUNK)
-                    .map(|chunk| {
-                        let mut out = Vec::new();
-                        for &(id, ty, key) in chunk {
-                            engine.pass_on(id, ty, key, &mut out);
-                        }
-                        out
-                    })
-                    .flatten_iter()
-                    .collect()
+                self.copy_states(level, waiting.list.drain(..), &mut round);
+                self.pass_round(&round);
+                if self.waiting[level].list.capacity() == 0 {
+                    self.waiting[level].list = waiting.list;
+                }
+                continue;
             };
-            for (id, level) in raised {
-                self.waiting[level as usize].push(id);
+            // In blocks of ids: copies of all states at once would need more memory than the states themselves. The
+            // blocks do not depend on the number of threads, so neither does the result.
+            for from in (0..many.len()).step_by(BLOCK) {
+                let words = &many.words()[from / 64..many.len().min(from + BLOCK).div_ceil(64)];
+                self.copy_states(level, ones(words, from), &mut round);
+                self.pass_round(&round);
             }
+        }
+    }
+
+    fn copy_states(
+        &self,
+        level: usize,
+        ids: impl Iterator<Item = ObjectId>,
+        round: &mut Vec<(ObjectId, Key)>,
+    ) {
+        round.clear();
+        round.extend(
+            ids.map(|id| (id, Key(self.best[id.index()].load(Ordering::Relaxed))))
+                .filter(|(_, key)| key.level_bits() as usize == level),
+        );
+    }
+
+    fn pass_round(&mut self, round: &[(ObjectId, Key)]) {
+        let engine = &*self;
+        let pass = |chunk: &[(ObjectId, Key)]| {
+            let mut out = Vec::new();
+            for &(id, key) in chunk {
+                let ty = engine.type_of_rank.get(key.rank()).copied().unwrap_or_default();
+                engine.pass_on(id, ty, key, &mut out);
+            }
+            out
+        };
+        let raised: Vec<Vec<(ObjectId, Level)>> =
+            if round.len() < PARALLEL { vec![pass(round)] } else { round.par_chunks(CHUNK).map(pass).collect() };
+        for (id, level) in raised.into_iter().flatten() {
+            self.waiting[level as usize].push(id, self.input.heap.slots);
         }
     }
 
@@ -297,29 +337,24 @@ impl<'a> Engine<'a> {
     /// The result in the form that others use.
     pub fn finish(self) -> Typing {
         let any_closure = self.input.types.any_closure();
-        let mut typing = Typing {
-            ty: vec![TypeId::UNKNOWN; self.best.len()],
-            known: vec![KnownBy::Unknown; self.best.len()],
-            part_at: HashMap::new(),
-            unread_closures: Vec::new(),
-        };
-        for i in 0..self.best.len() {
-            let id = ObjectId(i as u32);
-            let Some((ty, key)) = self.best(id) else { continue };
-            let Some(level) = key.level() else { continue };
-            typing.ty[i] = ty;
-            typing.known[i] = match level {
-                Level::Guess | Level::Part | Level::Start => KnownBy::Guessed,
-                Level::Container | Level::Elements | Level::Whole => KnownBy::Propagated,
-                Level::Interface | Level::Closure | Level::Header => KnownBy::Exact,
-            };
-            if matches!(level, Level::Part | Level::Start) || (level == Level::Elements && key.at() > 0) {
-                typing.part_at.insert(id, key.at());
-            }
-            if ty == any_closure {
-                typing.unread_closures.push(id);
-            }
+        let unread_closures = (0..self.best.len() as u32)
+            .into_par_iter()
+            .with_min_len(1 << 14)
+            .map(ObjectId)
+            .filter(|&id| self.best(id).is_some_and(|(ty, _)| ty == any_closure))
+            .collect();
+        Typing {
+            keys: self.best.into_iter().map(|k| Key(k.into_inner())).collect(),
+            type_of_rank: self.type_of_rank,
+            unread_closures,
         }
-        typing
     }
+}
+
+/// The ids of set bits, where the first word stands for the ids from `from` on.
+fn ones(words: &[u64], from: usize) -> impl Iterator<Item = ObjectId> + '_ {
+    words.iter().enumerate().flat_map(move |(i, &word)| {
+        std::iter::successors((word != 0).then_some(word), |w| Some(w & (w - 1)).filter(|&w| w != 0))
+            .map(move |w| ObjectId((from + 64 * i) as u32 + w.trailing_zeros()))
+    })
 }

@@ -14,9 +14,23 @@ const PAGE: u64 = 8192;
 /// Pointer-free objects below this size share a 16-byte block (runtime/malloc.go, maxTinySize).
 const TINY: u64 = 16;
 
+/// Slot size by eighths of the size asked for.
+static CLASS_OF: [u16; 4097] = {
+    let mut table = [0; 4097];
+    let (mut i, mut class) = (0, 0);
+    while i < table.len() {
+        while (CLASSES[class] as usize) < 8 * i {
+            class += 1;
+        }
+        table[i] = CLASSES[class];
+        i += 1;
+    }
+    table
+};
+
 /// Slot size that an allocation of `bytes` gets; whole pages above the largest class.
 pub fn class_size(bytes: u64) -> u64 {
-    match CLASSES.iter().find(|&&c| u64::from(c) >= bytes) {
+    match CLASS_OF.get(bytes.div_ceil(8) as usize) {
         Some(&c) => u64::from(c),
         None => bytes.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX),
     }

@@ -39,6 +39,8 @@ use crate::{
     },
 };
 
+use fit::Level;
+
 pub use fit::class_size;
 pub use regions::regions;
 pub use slots::{Slot, Slots};
@@ -67,15 +69,11 @@ pub struct Input<'a> {
 }
 
 /// The types of all objects.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Typing {
-    /// By object id; `TypeId::UNKNOWN` for free slots and where nothing is known.
-    pub ty: Vec<TypeId>,
-    /// By object id.
-    pub known: Vec<KnownBy>,
-    /// Objects of which only a part is known: byte at which the value of type `ty` begins, counted from the first data
-    /// byte. All other objects begin with it.
-    pub part_at: HashMap<ObjectId, u64>,
+    /// Best evidence by object id; 0 for free slots and where nothing is known.
+    keys: Vec<engine::Key>,
+    type_of_rank: Vec<TypeId>,
     /// Objects to which a func value points and whose function is to be read from their first word: closures in spans
     /// without pointers, which the graph pass never reads.
     pub unread_closures: Vec<ObjectId>,
@@ -95,17 +93,38 @@ impl Typing {
         engine.finish()
     }
 
+    fn key(&self, id: ObjectId) -> engine::Key {
+        self.keys.get(id.index()).copied().unwrap_or_default()
+    }
+
+    /// `TypeId::UNKNOWN` for free slots and where nothing is known.
     pub fn type_of(&self, id: ObjectId) -> TypeId {
-        self.ty.get(id.index()).copied().unwrap_or_default()
+        let key = self.key(id);
+        if key.level().is_none() { TypeId::UNKNOWN } else { self.rank_type(key) }
+    }
+
+    fn rank_type(&self, key: engine::Key) -> TypeId {
+        self.type_of_rank.get(key.rank()).copied().unwrap_or_default()
     }
 
     pub fn known_by(&self, id: ObjectId) -> KnownBy {
-        self.known.get(id.index()).copied().unwrap_or_default()
+        match self.key(id).level() {
+            None => KnownBy::Unknown,
+            Some(Level::Guess | Level::Part | Level::Start) => KnownBy::Guessed,
+            Some(Level::Container | Level::Elements | Level::Whole) => KnownBy::Propagated,
+            Some(Level::Interface | Level::Closure | Level::Header) => KnownBy::Exact,
+        }
     }
 
-    /// Only part of the object is of its type: the byte (from the first data byte) at which that part begins.
+    /// Only part of the object is of its type: the byte, counted from the first data byte, at which that part begins.
+    /// All other objects begin with it.
     pub fn part_of(&self, id: ObjectId) -> Option<u64> {
-        self.part_at.get(&id).copied()
+        let key = self.key(id);
+        match key.level()? {
+            Level::Part | Level::Start => Some(key.at()),
+            Level::Elements if key.at() > 0 => Some(key.at()),
+            _ => None,
+        }
     }
 
     /// Gives the closures of `unread_closures` the types of their functions.
@@ -115,6 +134,7 @@ impl Typing {
         types: &mut TypeTable,
         name: impl Fn(Addr) -> Option<String>,
     ) {
+        let mut ranks: HashMap<TypeId, u32> = HashMap::new();
         for &(id, entry) in entries {
             let ty = match types.closure_at(entry) {
                 Some(ty) => ty,
@@ -123,8 +143,12 @@ impl Typing {
                     None => continue,
                 },
             };
-            if let (Some(t), Some(k)) = (self.ty.get_mut(id.index()), self.known.get_mut(id.index())) {
-                (*t, *k) = (ty, KnownBy::Exact);
+            let rank = *ranks.entry(ty).or_insert_with(|| {
+                self.type_of_rank.push(ty);
+                self.type_of_rank.len() as u32 - 1
+            });
+            if let Some(key) = self.keys.get_mut(id.index()) {
+                *key = engine::Key::new(Level::Closure, 0, rank, 0);
             }
         }
     }

@@ -58,14 +58,7 @@ impl Typed {
 
     /// The member of `id` that holds the pointer of edge `edge`: `.Next`, `[3].Name`, or `+40` where nothing is known.
     pub fn field(&self, heap: &Heap, graph: &Graph, id: ObjectId, edge: usize) -> String {
-        let word = match graph.word.get(edge) {
-            Some(&u16::MAX) => {
-                let far = graph.far_words.binary_search_by_key(&(edge as u32), |f| f.0);
-                far.map_or(u64::from(u16::MAX), |i| u64::from(graph.far_words[i].1))
-            }
-            Some(&word) => u64::from(word),
-            None => 0,
-        };
+        let word = if edge < graph.words.len() { graph.words.get(edge) } else { 0 };
         self.path(heap, id, 8 * word)
     }
 

@@ -70,24 +70,43 @@ impl<'r> PointerMasks<'r> {
         PointerMasks { rt, method, arenas, arena_base, types: RwLock::default() }
     }
 
+    /// Can a span with one large object be scanned in pieces? Up to 1.21 its bitmap says how far it reaches, and must be
+    /// followed from the start.
+    pub fn divisible(&self, span: &Span) -> bool {
+        matches!(self.method, Method::SpanBitmap) && span.class == 0 && !span.user_arena
+    }
+
+    /// Calls `f(0, word index)` for the pointer words of a large object that lie in [from, to) bytes, ascending.
+    pub fn pointers_in_piece(&self, heap: &Heap, span: &Span, from: u64, to: u64, mut f: impl FnMut(u32, u64)) {
+        if !span.large_type.is_null() && heap.is_allocated(span.first) {
+            let limit = span.limit.distance_from(span.start).unwrap_or(span.bytes).min(span.bytes);
+            if let Some(mask) = self.mask_or_note(span.large_type) {
+                repeat(&mask, 0, from, to.min(limit), |w| f(0, w));
+            }
+        }
+    }
+
     /// Calls `f(slot, word index)` for every pointer word of the allocated slots of a span, ascending. `mem` is the
     /// whole span. Noscan spans must not be given.
     pub fn pointers(&self, heap: &Heap, span: &Span, mem: &[u8], mut f: impl FnMut(u32, u64)) {
         let allocated = |i: u32| heap.allocated.get(span.first.index() + i as usize);
         match self.method {
             Method::SpanBitmap if span.user_arena => {}
-            Method::SpanBitmap if span.class == 0 => {
-                if !span.large_type.is_null() && allocated(0) {
-                    let limit = span.limit.distance_from(span.start).unwrap_or(span.bytes).min(span.bytes);
-                    self.repeat(span.large_type, 0, limit, |w| f(0, w));
-                }
-            }
+            Method::SpanBitmap if span.class == 0 => self.pointers_in_piece(heap, span, 0, span.bytes, f),
             Method::SpanBitmap if span.elemsize > 512 => {
+                // Neighbours are often of one type.
+                let mut last: Option<(Addr, Arc<TypeMask>)> = None;
                 for i in (0..span.nelems).filter(|&i| allocated(i)) {
                     let at = (u64::from(i) * span.elemsize) as usize;
                     let header = Addr(bytes::u64_at(mem, at).unwrap_or(0));
-                    if !header.is_null() {
-                        self.repeat(header, 8, span.elemsize, |w| f(i, w));
+                    if header.is_null() {
+                        continue;
+                    }
+                    if last.as_ref().is_none_or(|l| l.0 != header) {
+                        last = self.mask_or_note(header).map(|m| (header, m));
+                    }
+                    if let Some((_, mask)) = &last {
+                        repeat(mask, 8, 8, span.elemsize, |w| f(i, w));
                     }
                 }
             }
@@ -95,11 +114,24 @@ impl<'r> PointerMasks<'r> {
                 let tail = if heap.green_tea && span.elemsize >= 16 { 256 } else { 128 };
                 let Some(bitmap) = mem.get((PAGE - tail) as usize..) else { return };
                 let words = span.elemsize / 8;
-                for i in (0..span.nelems).filter(|&i| allocated(i)) {
-                    for w in 0..words {
-                        let bit = u64::from(i) * words + w;
-                        if bitmap.get((bit / 8) as usize).is_some_and(|b| b >> (bit % 8) & 1 == 1) {
-                            f(i, w);
+                let (mut slot, mut slot_bit, mut alive) = (0u32, 0u64, allocated(0));
+                for i in 0..(u64::from(span.nelems) * words).div_ceil(64) {
+                    let mut bits = bytes::u64_at(bitmap, 8 * i as usize).unwrap_or(0);
+                    while bits != 0 {
+                        let bit = 64 * i + u64::from(bits.trailing_zeros());
+                        bits &= bits - 1;
+                        if bit >= slot_bit + words {
+                            while bit >= slot_bit + words {
+                                slot_bit += words;
+                                slot += 1;
+                            }
+                            if slot >= span.nelems {
+                                return;
+                            }
+                            alive = allocated(slot);
+                        }
+                        if alive {
+                            f(slot, bit - slot_bit);
                         }
                     }
                 }
@@ -108,24 +140,12 @@ impl<'r> PointerMasks<'r> {
         }
     }
 
-    /// Pointer words of `type` repeated over [from, to) bytes of a slot.
-    fn repeat(&self, ty: Addr, from: u64, to: u64, mut f: impl FnMut(u64)) {
-        let Some(mask) = self.type_mask(ty) else {
+    fn mask_or_note(&self, ty: Addr) -> Option<Arc<TypeMask>> {
+        let mask = self.type_mask(ty);
+        if mask.is_none() {
             self.rt.diag.note("type mask unreadable", format_args!("type at {ty}"));
-            return;
-        };
-        let mut base = from;
-        while base < to && mask.size > 0 {
-            for w in 0..mask.words {
-                if base + 8 * w + 8 > to {
-                    return;
-                }
-                if mask.bits[(w / 8) as usize] >> (w % 8) & 1 == 1 {
-                    f(base / 8 + w);
-                }
-            }
-            base += mask.size;
         }
+        mask
     }
 
     fn type_mask(&self, ty: Addr) -> Option<Arc<TypeMask>> {
@@ -253,6 +273,35 @@ impl<'r> PointerMasks<'r> {
                 }
             }
         }
+    }
+}
+
+/// Calls `f(word of the slot)` for the pointer words of `mask`, repeated from byte `base` of a slot on, that lie whole in
+/// [from, to).
+fn repeat(mask: &TypeMask, base: u64, from: u64, to: u64, mut f: impl FnMut(u64)) {
+    if mask.size == 0 || mask.words == 0 {
+        return;
+    }
+    let mut base = base + from.saturating_sub(base) / mask.size * mask.size;
+    let mut first = from.saturating_sub(base) / 8;
+    while base < to {
+        // Eight words at a time; most bytes of a large mask are zero.
+        for byte in first / 8..mask.words.div_ceil(8) {
+            let mut bits = mask.bits.get(byte as usize).copied().unwrap_or(0);
+            while bits != 0 {
+                let w = 8 * byte + u64::from(bits.trailing_zeros());
+                bits &= bits - 1;
+                if w < first || w >= mask.words {
+                    continue;
+                }
+                if base + 8 * w + 8 > to {
+                    return;
+                }
+                f(base / 8 + w);
+            }
+        }
+        first = 0;
+        base += mask.size;
     }
 }
 

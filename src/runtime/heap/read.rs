@@ -1,6 +1,6 @@
 //! Reads all spans of a still target: three rounds of batched reads (pointers, mspans, bitmaps), whatever their number.
 
-use super::{ARENA_PAGES, Heap, PAGE, Span};
+use super::{ARENA_PAGES, Finder, Heap, PAGE, Span};
 use crate::{
     base::{Addr, Bitmap, ObjectId, bytes},
     runtime::{
@@ -12,6 +12,8 @@ use crate::{
 
 /// mSpanInUse (runtime/mheap.go).
 const IN_USE: u64 = 1;
+/// Spans whose bits are read together.
+const BATCH: usize = 8192;
 /// Address space that one page index may cover: 64 TiB of user space would be 2^33 pages.
 const MAX_ARENAS: u64 = 1 << 20;
 
@@ -72,9 +74,11 @@ impl Heap {
             green_tea: false,
             first_page: 0,
             pages: Vec::new(),
+            finders: Vec::new(),
         };
         heap.read_bits(rt, &spans);
         heap.spans = spans.into_iter().map(|s| s.0).collect();
+        heap.finders = heap.spans.iter().map(Finder::new).collect();
         heap.index(mheap)?;
         Ok(heap)
     }
@@ -83,19 +87,43 @@ impl Heap {
     /// slots are alive.
     fn read_bits(&mut self, rt: &Runtime, spans: &[(Span, u32, Addr, Addr)]) {
         self.green_tea = rt.layout.has(Field::HeapArenaPageUseSpanInlineMarkBits) && green_tea(spans);
-        for (i, (span, freeindex, alloc, marks)) in spans.iter().enumerate() {
-            let n = span.nelems as usize;
-            let len = n.div_ceil(8);
-            let mut bits = vec![0u8; len];
-            if rt.target.read(*alloc, &mut bits).is_err() {
-                rt.diag.note("allocBits unreadable", format_args!("span {} of {}", i, span.start));
-                continue;
+        let mut bits: Vec<u8> = Vec::new();
+        for batch in spans.chunks(BATCH) {
+            // Bits of all spans of the batch, each rounded up to whole 64-bit words.
+            let words = |s: &Span| (s.nelems as usize).div_ceil(64);
+            bits.clear();
+            bits.resize(batch.iter().map(|(s, ..)| 8 * words(s)).sum(), 0);
+            let mut ranges: Vec<(Addr, &mut [u8])> = Vec::with_capacity(batch.len());
+            let mut rest = bits.as_mut_slice();
+            for (span, _, alloc, _) in batch {
+                let (head, tail) = rest.split_at_mut(8 * words(span));
+                ranges.push((*alloc, &mut head[..(span.nelems as usize).div_ceil(8)]));
+                rest = tail;
             }
-            let unswept = span.sweepgen == self.sweepgen.wrapping_sub(2)
-                || span.sweepgen == self.sweepgen.wrapping_add(1)
-                || span.sweepgen == self.sweepgen.wrapping_sub(1);
-            let mut marked = vec![0u8; len];
-            let mut use_marks = unswept && rt.target.read(*marks, &mut marked).is_ok();
+            let results = rt.target.memory.read_scattered(&mut ranges);
+            let mut rest = bits.as_slice();
+            for ((span, freeindex, _, marks), result) in batch.iter().zip(results) {
+                let (own, tail) = rest.split_at(8 * words(span));
+                rest = tail;
+                match result {
+                    Ok(()) => self.set_bits(rt, span, *freeindex, *marks, own),
+                    Err(fault) => rt.diag.note("allocBits unreadable", format_args!("span {}: {fault}", span.start)),
+                }
+            }
+        }
+    }
+
+    /// Enters the slots of one span. `bits`: its allocBits, padded with zeros to whole words.
+    fn set_bits(&mut self, rt: &Runtime, span: &Span, freeindex: u32, marks: Addr, bits: &[u8]) {
+        let unswept = span.sweepgen == self.sweepgen.wrapping_sub(2)
+            || span.sweepgen == self.sweepgen.wrapping_add(1)
+            || span.sweepgen == self.sweepgen.wrapping_sub(1);
+        let mut marked = Vec::new();
+        let mut use_marks = false;
+        if unswept {
+            marked.resize(bits.len(), 0u8);
+            let len = (span.nelems as usize).div_ceil(8);
+            use_marks = rt.target.read(marks, &mut marked[..len]).is_ok();
             // Green Tea keeps the marks of small objects at the end of the span until it is swept.
             if use_marks && self.green_tea && (16..=512).contains(&span.elemsize) {
                 let mut tail = [0u8; 128];
@@ -106,16 +134,19 @@ impl Heap {
                 }
             }
             // A span in the middle of its sweep may already have its marks moved to allocBits.
-            if span.sweepgen == self.sweepgen.wrapping_sub(1) && marked.iter().all(|&b| b == 0) && *freeindex == 0 {
+            if span.sweepgen == self.sweepgen.wrapping_sub(1) && marked.iter().all(|&b| b == 0) && freeindex == 0 {
                 use_marks = false;
             }
-            for slot in 0..n {
-                let bit = |b: &[u8]| b[slot / 8] >> (slot % 8) & 1 == 1;
-                if (slot as u32) < *freeindex || bit(&bits) {
-                    let id = span.first.index() + slot;
-                    if use_marks && !bit(&marked) { self.dead.set(id) } else { self.allocated.set(id) }
-                }
-            }
+        }
+        let low = |n: u64| if n >= 64 { u64::MAX } else { (1 << n) - 1 };
+        for i in 0..bits.len() / 8 {
+            let base = 64 * i as u64;
+            let used = (bytes::u64_at(bits, 8 * i).unwrap_or(0) | low(u64::from(freeindex).saturating_sub(base)))
+                & low(u64::from(span.nelems) - base);
+            let alive = if use_marks { bytes::u64_at(&marked, 8 * i).unwrap_or(0) } else { u64::MAX };
+            let at = span.first.index() + 64 * i;
+            self.allocated.or_word(at, used & alive);
+            self.dead.or_word(at, used & !alive);
         }
     }
 
