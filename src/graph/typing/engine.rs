@@ -279,12 +279,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn copy_states(
-        &self,
-        level: usize,
-        ids: impl Iterator<Item = ObjectId>,
-        round: &mut Vec<(ObjectId, Key)>,
-    ) {
+    fn copy_states(&self, level: usize, ids: impl Iterator<Item = ObjectId>, round: &mut Vec<(ObjectId, Key)>) {
         round.clear();
         round.extend(
             ids.map(|id| (id, Key(self.best[id.index()].load(Ordering::Relaxed))))

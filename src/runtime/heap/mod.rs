@@ -113,7 +113,17 @@ impl Heap {
     pub(crate) fn of_spans(spans: Vec<Span>, allocated: Bitmap) -> Heap {
         let slots = spans.iter().map(|s| s.nelems).sum();
         let dead = Bitmap::new(slots as usize);
-        Heap { spans, allocated, dead, slots, sweepgen: 2, green_tea: false, first_page: 0, pages: Vec::new(), finders: Vec::new() }
+        Heap {
+            spans,
+            allocated,
+            dead,
+            slots,
+            sweepgen: 2,
+            green_tea: false,
+            first_page: 0,
+            pages: Vec::new(),
+            finders: Vec::new(),
+        }
     }
 
     pub fn is_allocated(&self, id: ObjectId) -> bool {
