@@ -38,6 +38,8 @@ enum Command {
     Goroutines(commands::goroutines::GoroutinesArgs),
     Why(commands::why::WhyArgs),
     Dump(commands::dump::DumpArgs),
+    #[command(hide = true)]
+    Debug(commands::debug::DebugArgs),
 }
 
 impl Command {
@@ -49,6 +51,7 @@ impl Command {
             Command::Goroutines(a) => commands::goroutines::run(a),
             Command::Why(a) => commands::why::run(a),
             Command::Dump(a) => commands::dump::run(a),
+            Command::Debug(a) => commands::debug::run(a),
         }
     }
 }

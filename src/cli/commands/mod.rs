@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{base::units, output, report::Envelope};
 
+pub mod debug;
 pub mod doctor;
 pub mod dump;
 pub mod goroutines;

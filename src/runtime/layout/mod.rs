@@ -3,9 +3,11 @@
 //! Ask for the member, not for the release. Hot loops index by enum: no names, no hashing.
 
 mod from_dwarf;
+mod from_table;
 mod wanted;
 
 pub use from_dwarf::wants;
+pub use from_table::{arch_name, releases};
 pub use wanted::{Constant, Field, Global, Need, Struct};
 
 /// Where a member lies in its struct.

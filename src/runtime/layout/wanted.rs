@@ -177,7 +177,7 @@ wanted! {
             SpecialCleanupCleanup = "cleanup" Optional,
             SpecialCleanupId = "id" Optional,
         }
-        FinBlock = "runtime.finblock" {
+        FinBlock = "runtime.finBlock|runtime.finblock" {
             FinBlockAlllink = "alllink" Required,
             FinBlockNext = "next" Optional,
             FinBlockCnt = "cnt" Required,

@@ -1,0 +1,89 @@
+//! The layout table against the DWARF of programs of every release.
+
+mod common;
+
+use std::{path::PathBuf, sync::Arc};
+
+use common::RELEASES;
+use gosleuth::{
+    image::dwarf::Dwarf,
+    os::mmap::MappedFile,
+    runtime::layout::{self, Constant, Field, Layout, Struct},
+    target::Arch,
+};
+
+/// Everything that DWARF says of a wanted struct, member, constant or wait reason, the table says too; and the table
+/// invents no member of a struct that the program has.
+#[test]
+fn table_agrees_with_dwarf() {
+    let root = std::env::var_os("GOSLEUTH_FIXTURES").map(PathBuf::from).unwrap_or_default();
+    for release in RELEASES {
+        let minor = release[2..].parse().expect("1.N");
+        let table = Layout::from_table(minor, Arch::Amd64).expect("in the table");
+        for (variant, name) in [
+            ("dwarf", "values"),
+            ("dwarf", "goroutines"),
+            ("dwarf", "locks"),
+            ("dwarf", "heap"),
+            ("dwarf", "busy"),
+            ("dwarf", "leaks"),
+            ("pie", "values"),
+            ("noopt", "values"),
+            ("cgo", "cgoleak"),
+        ] {
+            let path = root.join(release).join(variant).join(name);
+            let Ok(file) = MappedFile::open(&path) else {
+                println!("skipped: {} is not built (scripts/fixtures)", path.display());
+                continue;
+            };
+            let dwarf = Dwarf::open(&Arc::new(file), &layout::wants).expect("readable").expect("has DWARF");
+            let dwarf = Layout::from_dwarf(&dwarf).expect("complete");
+            let mut compared = 0;
+            let what = format!("Go {release} {variant} {name}");
+            for &s in Struct::ALL {
+                if let Some(size) = dwarf.size(s) {
+                    assert_eq!(table.size(s), Some(size), "{what}: size of {}", s.name());
+                    compared += 1;
+                }
+            }
+            for &f in Field::ALL {
+                if dwarf.size(f.owner()).is_some() {
+                    assert_eq!(table.field(f), dwarf.field(f), "{what}: {} {}", f.owner().name(), f.path());
+                    compared += 1;
+                }
+            }
+            for &c in Constant::ALL {
+                if let Some(value) = dwarf.constant(c) {
+                    assert_eq!(table.constant(c), Some(value), "{what}: {}", c.name());
+                    compared += 1;
+                }
+            }
+            for (i, text) in dwarf.wait_reasons.iter().enumerate().filter(|(_, t)| !t.is_empty()) {
+                assert_eq!(table.wait_reasons.get(i), Some(text), "{what}: wait reason {i}");
+                compared += 1;
+            }
+            println!("{what}: {compared} facts agree");
+            assert!(compared > 400, "{what}: only {compared} facts");
+        }
+    }
+}
+
+/// arm64 has rows of its own, and members that lie behind padding to a cache line differ from amd64's.
+#[test]
+fn arm64_has_its_own_rows() {
+    for release in RELEASES {
+        let minor = release[2..].parse().expect("1.N");
+        let (a, b) = (Layout::from_table(minor, Arch::Amd64), Layout::from_table(minor, Arch::Arm64));
+        let (a, b) = (a.expect("in the table"), b.expect("in the table"));
+        assert_eq!(a.field(Field::MspanAllocBits), b.field(Field::MspanAllocBits));
+        // Go 1.21 took arm64's cache line to be 128 bytes (internal/cpu.CacheLinePadSize).
+        assert_eq!(a.size(Struct::Mheap) != b.size(Struct::Mheap), minor >= 21, "Go {release}");
+    }
+}
+
+#[test]
+fn unknown_releases_are_refused() {
+    for minor in [0, 18, 28, 1000] {
+        assert!(Layout::from_table(minor, Arch::Amd64).is_err());
+    }
+}
