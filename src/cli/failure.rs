@@ -61,7 +61,8 @@ impl From<OpenError> for Failure {
             OpenError::Image(ImageError::NoExecutable | ImageError::Open { .. }) => {
                 Some("--exe PATH with the same binary")
             }
-            OpenError::Image(ImageError::NoDwarf { .. }) => Some("--exe with an unstripped build of the same binary"),
+            OpenError::Image(ImageError::NoDwarf { .. }) => Some("--layout auto, or --debug-file PATH"),
+            OpenError::Global { .. } => Some("--assume-go with another release, or --debug-file PATH"),
             _ => None,
         };
         Failure::new(e.to_string(), remedy)

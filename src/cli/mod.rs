@@ -8,6 +8,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::{
+    base::GoVersion,
+    runtime::{LayoutChoice, OpenOptions},
+};
 use failure::Failure;
 
 /// Looks into a Go process and says what is alive and who holds it.
@@ -25,9 +29,37 @@ struct TargetArgs {
     /// The executable, where it cannot be found by itself.
     #[arg(long)]
     exe: Option<PathBuf>,
+    /// A separate file with symbols and DWARF of the same build.
+    #[arg(long, value_name = "PATH")]
+    debug_file: Option<PathBuf>,
+    /// The Go release to assume, such as 1.24, whatever the binary says.
+    #[arg(long, value_name = "RELEASE", value_parser = parse_release)]
+    assume_go: Option<GoVersion>,
+    /// Where the layouts of runtime structures come from.
+    #[arg(long, value_name = "SOURCE", default_value = "auto")]
+    layout: LayoutChoice,
+    /// Use no symbols and no DWARF, as if the binary was stripped.
+    #[arg(long)]
+    as_stripped: bool,
     /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
+}
+
+fn parse_release(text: &str) -> Result<GoVersion, String> {
+    GoVersion::parse(&format!("go{}", text.trim_start_matches("go"))).ok_or_else(|| "a release looks like 1.24".into())
+}
+
+impl TargetArgs {
+    fn open_options(&self) -> OpenOptions {
+        OpenOptions {
+            exe: self.exe.clone(),
+            debug_file: self.debug_file.clone(),
+            assume_go: self.assume_go.clone(),
+            layout: self.layout,
+            nameless: self.as_stripped,
+        }
+    }
 }
 
 #[derive(Subcommand, Debug)]

@@ -57,7 +57,7 @@ fn open_process(pid: u32, args: &TargetArgs, timing: &mut BTreeMap<&'static str,
     let begin = Instant::now();
     // The binary does not change while the process runs: read it before anything is stopped.
     let running = Arc::new(Target::attach(pid, HoldMode::None)?);
-    let rt = Runtime::open(running.clone(), args.exe.as_deref())?;
+    let rt = Runtime::open(running.clone(), &args.open_options())?;
     timing.insert("binary", begin.elapsed().as_secs_f64() * 1e3);
     let begin = Instant::now();
     let target = Arc::new(Target::attach(pid, HoldMode::Freeze)?);
@@ -65,7 +65,7 @@ fn open_process(pid: u32, args: &TargetArgs, timing: &mut BTreeMap<&'static str,
     if target.auxv != running.auxv {
         return Err(Failure::new(format!("process {pid} replaced its program meanwhile"), Some("once more")));
     }
-    Ok(Runtime { target, ..rt })
+    Ok(rt.on(target)?)
 }
 
 impl Session {
@@ -76,7 +76,7 @@ impl Session {
             Place::Process(pid) => open_process(pid, args, &mut timing)?,
             Place::Core(path) => {
                 let target = Arc::new(Target::open_core(&path, args.exe.as_deref())?);
-                let rt = Runtime::open(target, args.exe.as_deref())?;
+                let rt = Runtime::open(target.clone(), &args.open_options())?.on(target)?;
                 timing.insert("binary", started.elapsed().as_secs_f64() * 1e3);
                 rt
             }

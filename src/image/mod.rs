@@ -36,6 +36,8 @@ pub struct ImageOptions {
     pub debug_file: Option<PathBuf>,
     /// Go release to assume, whatever the binary says (`--assume-go`).
     pub assume_go: Option<GoVersion>,
+    /// Use neither symbols nor DWARF, of the binary or of a debug file: as if it was stripped (`--as-stripped`).
+    pub nameless: bool,
 }
 
 /// Why a binary cannot be used.
@@ -57,8 +59,8 @@ pub enum ImageError {
     TooOld { path: PathBuf, version: String },
     #[error("{path} does not say which Go release built it, and its shape (of go1.{} to go1.{}) and function names do not agree: use --assume-go", shape.0, shape.1, path = path.display())]
     UnknownRelease { path: PathBuf, shape: (u32, u32) },
-    #[error("{path} has no DWARF, and the layouts of {go_version} are in no table yet", path = path.display())]
-    NoDwarf { path: PathBuf, go_version: GoVersion },
+    #[error("{path} has no DWARF{why}", path = path.display())]
+    NoDwarf { path: PathBuf, why: &'static str },
     #[error(transparent)]
     Pclntab(#[from] pclntab::PclntabError),
 }

@@ -54,9 +54,9 @@ impl Image {
         check_build_id(&elf, target)?;
         let build_info = BuildInfo::of(&elf);
         let named = opts.exe.clone().or_else(|| target.exe.clone()).unwrap_or_else(|| path.clone());
-        let debug_elf = open_debug_file(&elf, &named, opts, diag);
-        let symbols =
-            Symbols::read(&elf, elf.bias).or_else(|| debug_elf.as_ref().and_then(|d| Symbols::read(d, elf.bias)));
+        let debug_elf = if opts.nameless { None } else { open_debug_file(&elf, &named, opts, diag) };
+        let symbols = if opts.nameless { None } else { Symbols::read(&elf, elf.bias) }
+            .or_else(|| debug_elf.as_ref().and_then(|d| Symbols::read(d, elf.bias)));
 
         let told = opts.assume_go.clone().map(|v| (v, FoundBy::Told));
         let written =
@@ -116,7 +116,8 @@ impl Image {
                 }
             }
         }
-        let with_dwarf = [Some(&elf), debug_elf.as_ref()].into_iter().flatten().find(|e| e.has_dwarf());
+        let with_dwarf =
+            [Some(&elf), debug_elf.as_ref()].into_iter().flatten().find(|e| !opts.nameless && e.has_dwarf());
         let dwarf = with_dwarf.and_then(|e| {
             Dwarf::open(e.file(), want).unwrap_or_else(|error| {
                 diag.note("DWARF unusable", format_args!("{}: {error}", e.path.display()));

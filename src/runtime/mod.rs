@@ -2,11 +2,11 @@
 //! Reads target memory through `view` with offsets from `layout`. Used by `graph` and `analysis`.
 //! Does not know questions, reports or output.
 
-use std::{path::Path, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use crate::{
-    base::{Addr, Diagnostics},
-    image::{Image, ImageError, ImageOptions},
+    base::{Addr, Diagnostics, GoVersion},
+    image::{Image, ImageError, ImageOptions, NEWEST_KNOWN, OLDEST_KNOWN, dwarf::Dwarf},
     target::Target,
 };
 
@@ -18,8 +18,8 @@ pub mod stack;
 pub mod types;
 pub mod view;
 
-use globals::Globals;
-use layout::{Global, Layout, LayoutError};
+use globals::{Globals, MissingGlobal};
+use layout::{Global, Layout, LayoutError, Need};
 
 /// Everything that is needed to read runtime structures of one target.
 #[derive(Clone)]
@@ -37,19 +37,51 @@ pub enum OpenError {
     Image(#[from] ImageError),
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    #[error(
+        "{go_version} cannot be read with the layouts of {layouts}: {missing}",
+        layouts = match layout.source {
+            layout::LayoutSource::Dwarf => "its DWARF".to_owned(),
+            layout::LayoutSource::Table => format!("Go 1.{} from the table", layout.minor.unwrap_or(0)),
+        }
+    )]
+    Global { go_version: GoVersion, layout: Arc<Layout>, missing: MissingGlobal },
+}
+
+/// Where layouts of runtime structures come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum LayoutChoice {
+    /// DWARF where there is some, else the table.
+    #[default]
+    Auto,
+    /// The binary's DWARF only.
+    Dwarf,
+    /// The built-in table only.
+    Table,
+}
+
+/// What the user may say about the binary and how to read it.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    pub exe: Option<PathBuf>,
+    pub debug_file: Option<PathBuf>,
+    pub assume_go: Option<GoVersion>,
+    pub layout: LayoutChoice,
+    pub nameless: bool,
 }
 
 impl Runtime {
-    /// Opens the binary of `target`, resolves layouts and locates the runtime's globals.
-    pub fn open(target: Arc<Target>, exe: Option<&Path>) -> Result<Runtime, OpenError> {
+    /// Opens the binary of `target`, resolves layouts and locates the runtime's globals. Whether those that are
+    /// needed were found is asked by `on`, since a search in a moving process may miss.
+    pub fn open(target: Arc<Target>, opts: &OpenOptions) -> Result<Runtime, OpenError> {
         let diag = Diagnostics::default();
-        let opts = ImageOptions { exe: exe.map(Path::to_owned), ..ImageOptions::default() };
-        let image = Image::open(&target, &opts, &|name| layout::wants(name), &diag)?;
-        let dwarf = image
-            .dwarf
-            .as_ref()
-            .ok_or_else(|| ImageError::NoDwarf { path: image.path.clone(), go_version: image.go_version.clone() })?;
-        let layout = Layout::from_dwarf(dwarf)?;
+        let image_options = ImageOptions {
+            exe: opts.exe.clone(),
+            debug_file: opts.debug_file.clone(),
+            assume_go: opts.assume_go.clone(),
+            nameless: opts.nameless,
+        };
+        let image = Image::open(&target, &image_options, &|name| layout::wants(name), &diag)?;
+        let layout = resolve(&target, &image, opts.layout, &diag)?;
         let globals = Globals::locate(&target, &image, &layout, &diag);
         Ok(Runtime {
             target,
@@ -58,6 +90,24 @@ impl Runtime {
             globals: Arc::new(globals),
             diag: Arc::new(diag),
         })
+    }
+
+    /// The same binary, read through a still view of the process. What was found by content in a moving process is
+    /// searched again, without the disassembly (a few milliseconds); an error names what an answer cannot do without.
+    pub fn on(self, target: Arc<Target>) -> Result<Runtime, OpenError> {
+        // A core was still from the beginning.
+        let again = (!Arc::ptr_eq(&target, &self.target))
+            .then(|| self.globals.again(&target, &self.image, &self.layout, &self.diag))
+            .flatten();
+        let globals = again.map_or_else(|| self.globals.clone(), Arc::new);
+        for &g in Global::ALL.iter().filter(|g| g.need() == Need::Required) {
+            globals.need(g).map_err(|missing| OpenError::Global {
+                go_version: self.image.go_version.clone(),
+                layout: self.layout.clone(),
+                missing,
+            })?;
+        }
+        Ok(Runtime { target, globals, ..self })
     }
 
     /// Value of a 4-byte global, if it was located.
@@ -69,4 +119,42 @@ impl Runtime {
     pub fn global_ptr(&self, g: Global) -> Option<Addr> {
         self.target.read_ptr(self.globals.get(g)?).ok()
     }
+}
+
+/// Layouts from DWARF or the table, as chosen and as there is.
+fn resolve(target: &Target, image: &Image, choice: LayoutChoice, diag: &Diagnostics) -> Result<Layout, OpenError> {
+    let from_dwarf = |d: &Dwarf| Layout::from_dwarf(d);
+    match (choice, &image.dwarf) {
+        (LayoutChoice::Dwarf, Some(d)) => return Ok(from_dwarf(d)?),
+        (LayoutChoice::Dwarf, None) => {
+            return Err(ImageError::NoDwarf { path: image.path.clone(), why: ", which --layout dwarf asks for" }.into());
+        }
+        (LayoutChoice::Auto, Some(d)) => match from_dwarf(d) {
+            Ok(mut layout) => {
+                // The linker leaves out types that nothing uses; the runtime's assembly and we may need them still.
+                if let Ok(table) = Layout::from_table(image.go_version.minor, target.arch) {
+                    layout.fill_from(&table);
+                }
+                return Ok(layout);
+            }
+            Err(why) => diag.note("DWARF has no usable layouts: the table is used", why),
+        },
+        (LayoutChoice::Auto | LayoutChoice::Table, _) => {}
+    }
+    let minor = image.go_version.minor;
+    let known = layout::releases(target.arch);
+    // A release between two known ones is tried with the next, a newer one with the newest; the check of what the
+    // variables hold decides.
+    let nearest = known.iter().copied().find(|&m| m >= minor).or(known.last().copied()).unwrap_or(NEWEST_KNOWN);
+    if nearest != minor {
+        diag.note(
+            "layouts of another Go release are used",
+            format_args!(
+                "go1.{minor} is not in the table, which has 1.{} to 1.{NEWEST_KNOWN}; what is read with the layouts \
+                 of go1.{nearest} was checked for plausibility only",
+                known.first().copied().unwrap_or(OLDEST_KNOWN)
+            ),
+        );
+    }
+    Ok(Layout::from_table(nearest, target.arch)?)
 }

@@ -7,8 +7,9 @@ use super::{Failure, Session, TargetArgs, print};
 use crate::{
     analysis::liveness::{self, Liveness},
     base::Addr,
+    image::FoundBy,
     output,
-    runtime::layout::Global,
+    runtime::{globals::GlobalReport, layout::Global},
 };
 
 /// Can this target be looked at, and what was found how.
@@ -24,8 +25,12 @@ pub struct DoctorArgs {
 #[derive(Serialize)]
 struct DoctorResult {
     go_version: String,
+    /// Minor release of the layout table's rows; absent where layouts come from DWARF.
+    layout_minor: Option<u32>,
     globals: Vec<FoundGlobal>,
     missing_globals: Vec<&'static str>,
+    /// Of those, the ones that some answer needs, with what was tried.
+    lost: Vec<GlobalReport>,
     liveness: Option<Liveness>,
 }
 
@@ -33,8 +38,17 @@ struct DoctorResult {
 struct FoundGlobal {
     name: &'static str,
     addr: Addr,
-    found_by: crate::image::FoundBy,
+    found_by: FoundBy,
 }
+
+/// Ways to find a variable, in words.
+const HOW: [(FoundBy, &str); 5] = [
+    (FoundBy::Dwarf, "by DWARF"),
+    (FoundBy::Symtab, "by the symbol table"),
+    (FoundBy::Section, "by sections"),
+    (FoundBy::Disassembly, "by the code that uses them"),
+    (FoundBy::Pattern, "by their content"),
+];
 
 pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
     let (check, args) = (args.check_liveness, &args.target);
@@ -53,17 +67,38 @@ pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
             None => missing.push(g.name()),
         }
     }
-    let result =
-        DoctorResult { go_version: s.rt.image.go_version.raw.clone(), globals, missing_globals: missing, liveness };
+    let lost = s.rt.globals.report().into_iter().filter(|r| r.addr.is_none() && !r.costs.is_empty()).collect();
+    let result = DoctorResult {
+        go_version: s.rt.image.go_version.raw.clone(),
+        layout_minor: s.rt.layout.minor,
+        globals,
+        missing_globals: missing,
+        lost,
+        liveness,
+    };
     let e = s.envelope("doctor", result);
     print(args, &e, |out, r| {
         writeln!(
             out,
-            "{} can be looked at: {}, layouts from DWARF, {} runtime variables located.",
+            "{} can be looked at: {}, layouts from {}.",
             e.target.exe.as_deref().unwrap_or("the process".as_ref()).display(),
             r.go_version,
-            r.globals.len()
+            match r.layout_minor {
+                Some(minor) => format!("the table (Go 1.{minor})"),
+                None => "DWARF".to_owned(),
+            },
         )?;
+        let by = |how: FoundBy| r.globals.iter().filter(|g| g.found_by == how).count();
+        let how: Vec<String> = HOW
+            .iter()
+            .map(|&(h, text)| (by(h), text))
+            .filter(|(n, _)| *n > 0)
+            .map(|(n, text)| format!("{n} {text}"))
+            .collect();
+        writeln!(out, "Runtime variables located: {} ({}).", r.globals.len(), how.join(", "))?;
+        for l in &r.lost {
+            writeln!(out, "  {} was not found: {} (tried {}).", l.name, l.costs, l.tried.join("; "))?;
+        }
         r.liveness.as_ref().map_or(Ok(()), |l| output::liveness(out, l))
     })
 }

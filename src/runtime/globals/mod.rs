@@ -7,6 +7,8 @@ mod pattern;
 mod signature;
 mod verify;
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use crate::{
@@ -52,6 +54,8 @@ pub struct MissingGlobal {
 pub struct Globals {
     located: Vec<Option<Located>>,
     tried: Vec<Vec<String>>,
+    /// What the code says, kept where names are missing: content is looked at again once the process is still.
+    votes: Option<Arc<Votes>>,
 }
 
 impl Globals {
@@ -116,7 +120,11 @@ impl Globals {
         let checker = Checker { target, image, layout };
         let mut globals = Globals::default();
         for g in order() {
-            if sources.contains(&FoundBy::Symtab) {
+            if sources.contains(&FoundBy::Dwarf)
+                && let Some(addr) = image.dwarf.as_ref().and_then(|d| d.variable(g.name()))
+            {
+                globals.set(g, Located { addr: image.elf.run_time(addr), found_by: FoundBy::Dwarf });
+            } else if sources.contains(&FoundBy::Symtab) {
                 match image.symbols.as_ref().and_then(|s| s.find(g.name())) {
                     Some(s) => globals.set(g, Located { addr: s.addr, found_by: FoundBy::Symtab }),
                     None => {
@@ -135,14 +143,43 @@ impl Globals {
             // Names are to be had: what is missing is not in this release or was not linked.
             return globals;
         }
-        let votes = Votes::collect(image);
-        let copies = pattern::Segments::read(target, image);
+        globals.search_all(&checker, Arc::new(Votes::collect(image)));
+        globals
+    }
+
+    /// Searches again by content where names are missing: in a moving process a right candidate may fail its check and
+    /// leave its place to a wrong one. `None` where names told everything. Cost: a copy of the program's variables.
+    pub fn again(&self, target: &Target, image: &Image, layout: &Layout, diag: &Diagnostics) -> Option<Globals> {
+        let votes = self.votes.clone()?;
+        let mut globals = Globals::default();
         for g in order() {
-            if globals.get(g).is_none() {
-                globals.search(&checker, &votes, &copies, g);
+            match self.located(g) {
+                Some(l) if matches!(l.found_by, FoundBy::Symtab | FoundBy::Dwarf) => globals.set(g, l),
+                _ => {}
             }
         }
-        globals
+        globals.search_all(&Checker { target, image, layout }, votes);
+        for g in order() {
+            if let (Some(before), Some(now)) = (self.get(g), globals.get(g))
+                && before != now
+            {
+                diag.note(
+                    "a runtime variable was mistaken while the process ran, and corrected",
+                    format_args!("{}: {before}, not {now}", g.name()),
+                );
+            }
+        }
+        Some(globals)
+    }
+
+    fn search_all(&mut self, checker: &Checker, votes: Arc<Votes>) {
+        let copies = pattern::Segments::default();
+        for g in order() {
+            if self.get(g).is_none() {
+                self.search(checker, &votes, &copies, g);
+            }
+        }
+        self.votes = Some(votes);
     }
 
     /// One variable without a name: by the code that refers to it, else by its content alone.
@@ -187,7 +224,7 @@ fn order() -> impl Iterator<Item = Global> {
     FIRST.into_iter().chain(Global::ALL.iter().copied().filter(|g| !FIRST.contains(g)))
 }
 
-/// Which answers are lost without a variable.
+/// Which answers are lost without a variable; empty where none is.
 fn costs(global: Global) -> &'static str {
     match global {
         Global::Mheap => "nothing can be said about the heap",
@@ -204,6 +241,6 @@ fn costs(global: Global) -> &'static str {
         Global::MemProfileRate => "the sampling rate of the heap profile is unknown: 512 KiB is assumed",
         Global::Gcphase => "the phase of the collector is inferred from the heap",
         g if g.need() == Need::Required => "the target cannot be read",
-        _ => "nothing that any answer needs",
+        _ => "",
     }
 }

@@ -1,6 +1,8 @@
 //! Candidates by content: a scan of the program's variables with the same checks that verify a candidate. For binaries
 //! whose functions have lost their names. Only variables whose content cannot be mistaken have a pattern.
 
+use std::cell::OnceCell;
+
 use super::{Globals, verify::Checker};
 use crate::{
     base::{Addr, bytes},
@@ -12,19 +14,20 @@ use crate::{
 /// Variables of a program are copied for the scan up to this size.
 const MAX_SEGMENT: u64 = 256 << 20;
 
-/// Copies of the data segments.
-pub(super) struct Segments(Vec<(Addr, Vec<u8>)>);
+/// Copies of the data segments, made when the first scan asks for them: code alone finds most variables.
+#[derive(Default)]
+pub(super) struct Segments(OnceCell<Vec<(Addr, Vec<u8>)>>);
 
 impl Segments {
-    pub fn read(target: &Target, image: &Image) -> Segments {
-        let first = image.modules.first();
-        let parts = first.iter().flat_map(|m| m.data_segments());
-        Segments(
+    fn of(&self, target: &Target, image: &Image) -> &[(Addr, Vec<u8>)] {
+        self.0.get_or_init(|| {
+            let first = image.modules.first();
+            let parts = first.iter().flat_map(|m| m.data_segments());
             parts
                 .filter(|(_, start, end)| start < end)
                 .filter_map(|(_, start, end)| Some((start, target.read_vec(start, end.0 - start.0, MAX_SEGMENT).ok()?)))
-                .collect(),
-        )
+                .collect()
+        })
     }
 }
 
@@ -85,7 +88,7 @@ pub(super) fn scan(checker: &Checker, known: &Globals, segments: &Segments, g: G
         _ => return Scan::NoPattern,
     };
     let mut found: Vec<Addr> = Vec::new();
-    for (start, data) in &segments.0 {
+    for (start, data) in segments.of(checker.target, checker.image) {
         for at in (0..data.len()).step_by(8) {
             if quick(data, at) && checker.check(known, g, start.offset(at as u64)).is_ok() {
                 found.push(start.offset(at as u64));

@@ -322,6 +322,7 @@ pub struct Candidate {
 }
 
 /// References of the runtime functions that signatures name.
+#[derive(Debug)]
 pub struct Votes {
     /// Function name (without `runtime.`) to its references to globals, in code order.
     functions: HashMap<&'static str, Vec<Reference>>,

@@ -87,7 +87,7 @@ impl Layout {
             return Err(LayoutError::UnknownRelease { minor, arch: arch_name });
         }
         let t = table();
-        let mut layout = Layout::empty(LayoutSource::Table);
+        let mut layout = Layout { minor: Some(minor), ..Layout::empty(LayoutSource::Table) };
         for &s in Struct::ALL {
             layout.sizes[s as usize] = t.value("size", arch_name, key(s.name()), minor).and_then(|v| v.parse().ok());
         }

@@ -30,6 +30,8 @@ pub enum LayoutSource {
 #[derive(Clone, Debug)]
 pub struct Layout {
     pub source: LayoutSource,
+    /// The minor release whose rows of the table were used; `None` with DWARF.
+    pub minor: Option<u32>,
     pub(crate) fields: Vec<Option<FieldLoc>>,
     pub(crate) sizes: Vec<Option<u32>>,
     pub(crate) constants: Vec<Option<i64>>,
@@ -51,10 +53,26 @@ impl Layout {
     pub fn empty(source: LayoutSource) -> Layout {
         Layout {
             source,
+            minor: None,
             fields: vec![None; Field::COUNT],
             sizes: vec![None; Struct::COUNT],
             constants: vec![None; Constant::COUNT],
             wait_reasons: Vec::new(),
+        }
+    }
+
+    /// Takes structs and constants that this layout lacks as a whole from another one.
+    pub(super) fn fill_from(&mut self, other: &Layout) {
+        for &f in Field::ALL {
+            if self.sizes[f.owner() as usize].is_none() {
+                self.fields[f as usize] = other.fields[f as usize];
+            }
+        }
+        for (mine, theirs) in self.sizes.iter_mut().zip(&other.sizes) {
+            *mine = mine.or(*theirs);
+        }
+        for (mine, theirs) in self.constants.iter_mut().zip(&other.constants) {
+            *mine = mine.or(*theirs);
         }
     }
 
