@@ -14,13 +14,16 @@ use serde::Serialize;
 use crate::{
     base::{Addr, Diagnostics},
     image::{FoundBy, Image},
-    runtime::layout::{Global, Layout, Need},
+    runtime::layout::{Field, Global, Layout, Need},
     target::Target,
 };
 
 use signature::Votes;
 use verify::Checker;
 pub use verify::sem_stride;
+
+/// Rejected candidates of one variable that are kept for the report.
+const MAX_NOTES: usize = 3;
 
 /// One located global variable.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +59,8 @@ pub struct Globals {
     tried: Vec<Vec<String>>,
     /// What the code says, kept where names are missing: content is looked at again once the process is still.
     votes: Option<Arc<Votes>>,
+    /// Not in this release, or not linked into this program: nothing is lost without them.
+    absent: Vec<Global>,
 }
 
 impl Globals {
@@ -92,7 +97,7 @@ impl Globals {
                 addr: self.get(g),
                 found_by: self.located(g).map(|l| l.found_by),
                 tried: self.tried.get(g as usize).cloned().unwrap_or_default(),
-                costs: if self.get(g).is_some() { "" } else { costs(g) },
+                costs: if self.get(g).is_some() || self.absent.contains(&g) { "" } else { costs(g) },
             })
             .collect()
     }
@@ -141,6 +146,7 @@ impl Globals {
         }
         if globals.located.iter().filter(|l| l.is_some()).count() > Global::COUNT / 2 {
             // Names are to be had: what is missing is not in this release or was not linked.
+            globals.absent = Global::ALL.iter().copied().filter(|&g| globals.get(g).is_none()).collect();
             return globals;
         }
         globals.search_all(&checker, Arc::new(Votes::collect(image)));
@@ -187,6 +193,9 @@ impl Globals {
         if let Some(addr) = pattern::known_place(checker.image, g) {
             return self.set(g, Located { addr, found_by: FoundBy::Pattern });
         }
+        if g == Global::GcCleanups && !checker.layout.has(Field::CleanupQueueAll) {
+            return self.absent.push(g);
+        }
         let candidates = votes.candidates(g);
         if candidates.is_empty() {
             self.note(
@@ -197,14 +206,12 @@ impl Globals {
                 },
             );
         }
-        let most = candidates.first().map_or(0, |c| c.votes);
-        for c in &candidates {
+        for (i, c) in candidates.iter().enumerate() {
             match checker.check(self, g, c.addr) {
                 Ok(()) => return self.set(g, Located { addr: c.addr, found_by: FoundBy::Disassembly }),
                 // The runner-ups are many where a signature has few functions; the best say enough.
-                Err(why) if c.votes == most => {
-                    self.note(g, format!("{} that {} functions use: {why}", c.addr, c.votes))
-                }
+                Err(why) if i < MAX_NOTES => self.note(g, format!("{} that {} functions use: {why}", c.addr, c.votes)),
+                Err(_) if i == MAX_NOTES => self.note(g, format!("{} more such variables", candidates.len() - i)),
                 Err(_) => {}
             }
         }
