@@ -5,4 +5,6 @@ pub mod goroutines;
 pub mod histogram;
 pub mod holders;
 pub mod liveness;
+pub mod locks;
 pub mod paths;
+pub mod places;

@@ -68,6 +68,7 @@ enum Command {
     Overview(commands::overview::OverviewArgs),
     Top(commands::top::TopArgs),
     Goroutines(commands::goroutines::GoroutinesArgs),
+    Locks(commands::locks::LocksArgs),
     Why(commands::why::WhyArgs),
     Dump(commands::dump::DumpArgs),
     #[command(hide = true)]
@@ -81,6 +82,7 @@ impl Command {
             Command::Overview(a) => commands::overview::run(a),
             Command::Top(a) => commands::top::run(a),
             Command::Goroutines(a) => commands::goroutines::run(a),
+            Command::Locks(a) => commands::locks::run(a),
             Command::Why(a) => commands::why::run(a),
             Command::Dump(a) => commands::dump::run(a),
             Command::Debug(a) => commands::debug::run(a),

@@ -1,5 +1,7 @@
 //! output: text forms of results. Computes nothing but column widths.
 
+pub mod locks;
+
 use std::io::{self, Write};
 
 use comfy_table::{CellAlignment, Table, presets::NOTHING};

@@ -14,6 +14,7 @@ pub mod debug;
 pub mod doctor;
 pub mod dump;
 pub mod goroutines;
+pub mod locks;
 pub mod overview;
 pub mod top;
 pub mod why;

@@ -626,6 +626,32 @@ wanted! {
             CancelCtxErr = "err" Optional,
             CancelCtxCause = "cause" Optional,
         }
+        SyncMutex = "sync.Mutex" {
+            SyncMutexState = "mu.state|state" Optional,
+            SyncMutexSema = "mu.sema|sema" Optional,
+        }
+        SyncRwMutex = "sync.RWMutex" {
+            SyncRwMutexW = "w" Optional,
+            SyncRwMutexWriterSem = "writerSem" Optional,
+            SyncRwMutexReaderSem = "readerSem" Optional,
+            SyncRwMutexReaderCount = "readerCount" Optional,
+            SyncRwMutexReaderWait = "readerWait" Optional,
+        }
+        SyncWaitGroup = "sync.WaitGroup" {
+            SyncWaitGroupState = "state|state1" Optional,
+            SyncWaitGroupSema = "sema|state2" Optional,
+        }
+        SyncOnce = "sync.Once" {
+            SyncOnceM = "m" Optional,
+        }
+        SyncCond = "sync.Cond" {
+            SyncCondL = "L" Optional,
+            SyncCondNotify = "notify" Optional,
+        }
+        PollFd = "internal/poll.FD" {
+            PollFdSysfd = "Sysfd" Optional,
+            PollFdRuntimeCtx = "pd.runtimeCtx" Optional,
+        }
     }
     globals {
         Mheap = "runtime.mheap_" Required,

@@ -1,4 +1,5 @@
-//! runtime::sched: goroutines and Ms. Owns `Goroutine`. Reads allgs, g, m (runtime/runtime2.go).
+//! runtime::sched: goroutines and Ms, and what goroutines wait for (`waits`). Owns `Goroutine`. Reads allgs, g, m
+//! (runtime/runtime2.go).
 //! Used by `stack`, `graph` (roots) and `analysis`.
 
 use std::collections::{HashMap, HashSet};
@@ -13,6 +14,8 @@ use crate::{
     },
     target::Registers,
 };
+
+pub mod waits;
 
 /// g.atomicstatus without the scan bit.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, serde::Serialize)]
@@ -84,6 +87,18 @@ pub struct Goroutine {
     pub ctxt: Addr,
     pub gopc: Addr,
     pub startpc: Addr,
+    /// The goroutine that started this one; 0 where unknown (before Go 1.21, or the runtime itself).
+    pub parent: Goid,
+    /// Head of g.waiting: sudogs of a channel operation, and from Go 1.26 on of a semaphore.
+    pub waiting: Addr,
+    /// g.timer, of a goroutine that has slept.
+    pub timer: Addr,
+    /// nanotime until which it sleeps; 0 where this release does not keep it (before Go 1.23).
+    pub sleep_when: u64,
+    /// g.labels: the pprof label set, or null.
+    pub labels: Addr,
+    /// Bound to its thread (runtime.LockOSThread).
+    pub locked_to_thread: bool,
     pub async_safe_point: bool,
     /// Registers of the thread that runs it, where it was stopped.
     pub regs: Option<Registers>,
@@ -146,6 +161,12 @@ fn decode(rt: &Runtime, r: &Record, running: &HashMap<Addr, Registers>) -> Resul
         ctxt: Addr(r.opt(Field::GSchedCtxt).unwrap_or(0)),
         gopc: Addr(r.opt(Field::GGopc).unwrap_or(0)),
         startpc: Addr(r.opt(Field::GStartpc).unwrap_or(0)),
+        parent: Goid(r.opt(Field::GParentGoid).unwrap_or(0)),
+        waiting: Addr(r.opt(Field::GWaiting).unwrap_or(0)),
+        timer: Addr(r.opt(Field::GTimer).unwrap_or(0)),
+        sleep_when: r.opt(Field::GSleepWhen).unwrap_or(0),
+        labels: Addr(r.opt(Field::GLabels).unwrap_or(0)),
+        locked_to_thread: r.opt(Field::GLockedm).unwrap_or(0) != 0,
         async_safe_point: r.opt(Field::GAsyncSafePoint).unwrap_or(0) != 0,
         regs: running.get(&r.addr).cloned(),
     })

@@ -1,0 +1,563 @@
+//! Who waits for whom. Go keeps no owner of a lock, so holders are inferred; each edge says from what, and how sure it is.
+//!
+//! | file      | does |
+//! |-----------|------|
+//! | `calls`   | which functions take and let go, and where code calls them |
+//! | `forward` | runs a parked goroutine's frames forward on a copy: what will it let go of |
+//! | `leaks`   | goroutines that nothing can wake any more |
+//!
+//! A holder is `sure` if it will let go of this very address on every way out of a function that has taken a lock of this
+//! kind on every way in, the lock is held, and no other goroutine might let go of it. `likely`: it will let go of the
+//! address on every way, or is the only one between Lock and Unlock with a pointer to it. `possible`: on some way.
+
+pub mod calls;
+pub mod forward;
+pub mod leaks;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use self::{
+    calls::{Code, Held},
+    forward::{Release, Thing},
+};
+use super::{goroutines::symbolize, places::Places};
+use crate::{
+    base::{Addr, Goid},
+    graph::build::Built,
+    runtime::{
+        Runtime,
+        layout::Field,
+        sched::waits::{SyncLayout, Wait, WaitKind},
+    },
+    target::Arch,
+};
+
+/// How sure an edge is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Certainty {
+    Sure,
+    Likely,
+    Possible,
+    /// No holder is known.
+    None,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Primitive {
+    pub kind: WaitKind,
+    pub addr: Addr,
+    #[serde(rename = "where")]
+    pub place: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Edge {
+    pub waiter: Goid,
+    pub holder: Option<Goid>,
+    pub primitive: Primitive,
+    pub certainty: Certainty,
+    pub evidence: String,
+}
+
+/// A goroutine at the end of chains, and those that wait for it directly or through others.
+#[derive(Clone, Debug, Serialize)]
+pub struct Chain {
+    /// From a goroutine that nobody waits for to the last one; a cycle ends with its first member again.
+    pub goids: Vec<Goid>,
+    /// What the last one does.
+    pub root: String,
+    /// Goroutines that wait for the last one, directly or through others.
+    pub waiters: u64,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Locks {
+    pub edges: Vec<Edge>,
+    pub cycles: Vec<Vec<Goid>>,
+    pub chains: Vec<Chain>,
+    pub proven_leaks: Vec<Goid>,
+    /// Proven leaks by where they were started.
+    pub leak_groups: Vec<leaks::LeakGroup>,
+    /// Goroutines by what they wait for.
+    pub waits: BTreeMap<&'static str, u64>,
+}
+
+/// Goroutines with the same stack that are run forward; of larger groups a part, and then nothing is sure.
+const MAX_PER_STACK: u32 = 4096;
+/// Holders of one primitive that are told.
+const MAX_HOLDERS: usize = 16;
+const MAX_CHAINS: usize = 100;
+
+/// A goroutine that lets go of something.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    index: usize,
+    frame: u32,
+    must: bool,
+    /// Every way into the frame took a lock of the kind.
+    taken: bool,
+}
+
+fn held_index(h: Held) -> Option<usize> {
+    Some(match h {
+        Held::Mutex => 0,
+        Held::RwWrite => 1,
+        Held::RwRead => 2,
+        _ => return None,
+    })
+}
+
+/// What the goroutine will have taken when its wait is over.
+fn in_flight(w: &Wait, l: &SyncLayout) -> Option<Thing> {
+    match w.kind {
+        WaitKind::Mutex | WaitKind::Once => Some((Held::Mutex, w.lock)),
+        WaitKind::RwRead => Some((Held::RwRead, w.addr)),
+        WaitKind::RwWrite => Some((Held::RwWrite, w.addr)),
+        _ => None,
+    }
+    .filter(|_| !w.lock.is_null() && l.mutex_sema > 0)
+}
+
+/// What others must let go of so that it goes on.
+fn needs(w: &Wait, l: &SyncLayout) -> Vec<Thing> {
+    if w.addr.is_null() {
+        return Vec::new();
+    }
+    match w.kind {
+        WaitKind::Mutex | WaitKind::Once => vec![(Held::Mutex, w.lock)],
+        WaitKind::RwRead => vec![(Held::RwWrite, w.addr)],
+        WaitKind::RwWrite if w.sema == w.addr.offset(l.rw_writer_sem) => vec![(Held::RwRead, w.addr)],
+        WaitKind::RwWrite => vec![(Held::RwWrite, w.addr)],
+        WaitKind::WaitGroup => vec![(Held::Group, w.addr)],
+        WaitKind::Cond => vec![(Held::Cond, w.addr)],
+        WaitKind::ChanReceive | WaitKind::ChanSend | WaitKind::Select => {
+            w.cases.iter().map(|c| (if c.send { Held::Receive } else { Held::Send }, c.chan)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// All that goroutines will let go of and others wait for. Needs the target held. The flag says that not all goroutines
+/// were looked at.
+fn candidates(
+    rt: &Runtime,
+    built: &Built,
+    waits: &[Wait],
+    l: &SyncLayout,
+    wanted: &HashSet<Thing>,
+) -> (HashMap<Thing, Vec<Candidate>>, bool) {
+    let mut out: HashMap<Thing, Vec<Candidate>> = HashMap::new();
+    if wanted.is_empty() {
+        return (out, false);
+    }
+    if rt.target.arch != Arch::Amd64 {
+        rt.diag.note("lock holders are inferred from code on amd64 only", "this target is arm64");
+        return (out, true);
+    }
+    let mut seen: HashMap<Vec<Addr>, u32> = HashMap::new();
+    let mut capped = false;
+    let mut chosen: Vec<usize> = Vec::new();
+    for (i, s) in built.stacks.iter().enumerate() {
+        let n = seen.entry(s.frames.iter().map(|f| f.pc).collect()).or_default();
+        *n += 1;
+        if *n <= MAX_PER_STACK {
+            chosen.push(i);
+        } else if !capped {
+            capped = true;
+            rt.diag.note("more goroutines with one stack than are looked at for locks", built.goroutines[i].goid);
+        }
+    }
+    let elemsize = rt.layout.field(Field::HchanElemsize);
+    let parts: Vec<Vec<(Thing, Candidate)>> = chosen
+        .par_chunks(64)
+        .map(|part| {
+            let mut code = Code::new(&rt.image, l.rw_reader_count);
+            let mut found = Vec::new();
+            for &i in part {
+                let (g, stack, w) = (&built.goroutines[i], &built.stacks[i], &waits[i]);
+                let flying = in_flight(w, l);
+                // What it is about to receive lies in its stack already, but is not there yet.
+                let unknown = w.kind.is_channel().then(|| receive_slot(rt, w, elemsize)).flatten();
+                let (releases, _) = forward::releases(rt, &mut code, g, stack, flying, unknown);
+                let first = releases.iter().map(|r| r.frame).min();
+                for r in releases.iter().filter(|r| wanted.contains(&r.thing)) {
+                    let taken = taken(&mut code, built, i, r, &releases, flying, first);
+                    found.push((r.thing, Candidate { index: i, frame: r.frame, must: r.must, taken }));
+                }
+            }
+            found
+        })
+        .collect();
+    for (thing, c) in parts.into_iter().flatten() {
+        let list = out.entry(thing).or_default();
+        // The innermost frame that lets go counts.
+        match list.iter_mut().find(|o| o.index == c.index) {
+            Some(o) => o.must |= c.must,
+            None => list.push(c),
+        }
+    }
+    (out, capped)
+}
+
+/// Where the value of a blocked receive will be put.
+fn receive_slot(rt: &Runtime, w: &Wait, elemsize: Option<crate::runtime::layout::FieldLoc>) -> Option<(Addr, u64)> {
+    let case = w.cases.first().filter(|c| !c.send)?;
+    let elem = rt.layout.field(Field::SudogElem)?;
+    let second = if elem.width == 16 { 8 } else { 0 };
+    let at = rt.target.read_ptr(w.sudogs.first()?.offset((elem.offset + second).into())).ok()?;
+    let n = rt.target.read_u64(case.chan.offset(elemsize?.offset.into())).ok()? & 0xffff;
+    (!at.is_null()).then_some((at, n))
+}
+
+/// Has every way into the frame taken at least as many locks of the kind as it will let go of?
+fn taken(
+    code: &mut Code<'_>,
+    built: &Built,
+    index: usize,
+    r: &Release,
+    all: &[Release],
+    flying: Option<Thing>,
+    _first: Option<u32>,
+) -> bool {
+    let Some(k) = held_index(r.thing.0) else { return false };
+    let frames = &built.stacks[index].frames;
+    let Some(frame) = frames.get(r.frame as usize) else { return false };
+    let Some(counts) = code.taken_before(frame.pc) else { return false };
+    // The lock that it is about to take was counted on the way in, if it is taken by this frame.
+    let innermost = frames[..r.frame as usize].iter().all(|f| {
+        code.function(f.pc).is_some_and(|f| {
+            let n = f.name();
+            n.starts_with("runtime.") || n.contains("sync.(*") || n.contains("sync.runtime_")
+        })
+    });
+    let own = i8::from(innermost && flying.is_some_and(|t| t.0 == r.thing.0));
+    let lets_go = all.iter().filter(|o| o.frame == r.frame && o.thing.0 == r.thing.0).count();
+    i64::from(counts[k] - own) >= lets_go as i64
+}
+
+/// The waits-for edges with their evidence. `hold`: run while the target is held.
+pub struct Holders {
+    candidates: HashMap<Thing, Vec<Candidate>>,
+    capped: bool,
+    layout: SyncLayout,
+    /// State words of locks: locked for a Mutex, (readerCount, readerWait) for an RWMutex.
+    states: HashMap<Addr, (u64, u64)>,
+    fallback: HashMap<Thing, Vec<Candidate>>,
+}
+
+/// All that needs target memory. Cost: some thousand instructions a goroutine.
+pub fn infer(rt: &Runtime, built: &Built, waits: &[Wait]) -> Holders {
+    let layout = SyncLayout::of(rt);
+    let l = &layout;
+    let wanted: HashSet<Thing> = waits.iter().flat_map(|w| needs(w, l)).collect();
+    let (candidates, capped) = candidates(rt, built, waits, l, &wanted);
+    let mut states = HashMap::new();
+    for w in waits.iter().filter(|w| !w.addr.is_null()) {
+        match w.kind {
+            WaitKind::Mutex | WaitKind::Once => {
+                let state = rt.target.read_u32(w.lock.offset(l.mutex_state)).unwrap_or(0);
+                states.insert(w.lock, (state.into(), 0));
+            }
+            WaitKind::RwRead | WaitKind::RwWrite => {
+                let read = |off| rt.target.read_u32(w.addr.offset(off)).unwrap_or(0).into();
+                states.insert(w.addr, (read(l.rw_reader_count), read(l.rw_reader_wait)));
+            }
+            _ => {}
+        }
+    }
+    let unanswered: HashSet<Thing> =
+        wanted.into_iter().filter(|t| held_index(t.0).is_some() && !candidates.contains_key(t)).collect();
+    let fallback = between(rt, built, waits, l, &unanswered);
+    Holders { candidates, capped, layout, states, fallback }
+}
+
+/// Frames of functions that have taken a lock of the kind and not let go, with a pointer to the primitive in a live slot
+/// (or the address of the global in their code): for holders that never come to an Unlock.
+fn between(
+    rt: &Runtime,
+    built: &Built,
+    waits: &[Wait],
+    l: &SyncLayout,
+    wanted: &HashSet<Thing>,
+) -> HashMap<Thing, Vec<Candidate>> {
+    let mut out: HashMap<Thing, Vec<Candidate>> = HashMap::new();
+    if wanted.is_empty() || rt.target.arch != Arch::Amd64 {
+        return out;
+    }
+    let mut code = Code::new(&rt.image, l.rw_reader_count);
+    for (i, stack) in built.stacks.iter().enumerate() {
+        let flying = in_flight(&waits[i], l);
+        let mut inner = true;
+        for (n, f) in stack.frames.iter().take(64).enumerate() {
+            let Some(func) = code.function(f.pc) else { continue };
+            let name = func.name();
+            if name.starts_with("runtime.") || name.contains("sync.(*") || name.contains("sync.runtime_") {
+                continue;
+            }
+            let first = std::mem::replace(&mut inner, false);
+            let Some(counts) = code.taken_before(f.pc) else { continue };
+            for &thing in wanted {
+                let Some(k) = held_index(thing.0) else { continue };
+                let own = i8::from(first && flying.is_some_and(|t| t.0 == thing.0));
+                if counts[k] - own < 1 || (first && flying == Some(thing)) {
+                    continue;
+                }
+                let near = |v: u64| thing.1.0.checked_sub(v).is_some_and(|d| d < 256);
+                let points = stack.words.iter().any(|w| w.frame == n as u32 && !w.at.is_null() && near(w.value));
+                let names = !points
+                    && rt.image.modules.iter().any(|m| m.is_global(thing.1))
+                    && rt.image.global_references(&func).iter().any(|r| r.addr == thing.1);
+                if points || names {
+                    out.entry(thing).or_default().push(Candidate { index: i, frame: n as u32, must: false, taken: true });
+                    break;
+                }
+            }
+        }
+    }
+    out
+}
+
+impl Holders {
+    /// Edges of all goroutines that wait for something that somebody has to let go of.
+    pub fn edges(&self, places: &Places<'_>, waits: &[Wait]) -> Vec<Edge> {
+        let l = &self.layout;
+        let mut named: HashMap<Addr, String> = HashMap::new();
+        // Writers that have announced themselves and wait for readers: they keep new readers and writers out.
+        let writers: HashMap<Addr, usize> = waits
+            .iter()
+            .enumerate()
+            .filter(|(_, w)| w.kind == WaitKind::RwWrite && w.sema == w.addr.offset(l.rw_writer_sem))
+            .map(|(i, w)| (w.addr, i))
+            .collect();
+        let mut edges = Vec::new();
+        for (i, w) in waits.iter().enumerate() {
+            let needs = needs(w, l);
+            if needs.is_empty() {
+                continue;
+            }
+            let goids = |index: usize| places.built.goroutines[index].goid;
+            let before = edges.len();
+            for thing in &needs {
+                let place = named.entry(thing.1).or_insert_with(|| place(places, w, thing.1)).clone();
+                let addr = if w.kind.is_channel() { thing.1 } else { w.addr };
+                let edge = |holder: Option<usize>, certainty, evidence| Edge {
+                    waiter: goids(i),
+                    holder: holder.map(goids),
+                    primitive: Primitive { kind: w.kind, addr, place: place.clone() },
+                    certainty,
+                    evidence,
+                };
+                let announced = writers.get(&w.addr).filter(|_| thing.0 == Held::RwWrite);
+                if let Some(&writer) = announced {
+                    let text = "it has announced itself as a writer and waits for the readers before it".to_owned();
+                    edges.push(edge(Some(writer), Certainty::Sure, text));
+                    continue;
+                }
+                for (index, certainty, evidence) in self.holders(places, i, thing, w) {
+                    edges.push(edge(Some(index), certainty, evidence));
+                }
+                // Everybody waits for channels; one that nobody is known for is no finding here.
+                if edges.len() == before && !w.kind.is_channel() {
+                    edges.push(edge(None, Certainty::None, self.nobody(w)));
+                }
+            }
+        }
+        edges
+    }
+
+    /// Why no holder can be told.
+    fn nobody(&self, w: &Wait) -> String {
+        match w.kind {
+            WaitKind::WaitGroup => "no goroutine is on its way to a Done of it".to_owned(),
+            WaitKind::Cond => "no goroutine is on its way to a Signal or Broadcast of it".to_owned(),
+            WaitKind::Mutex | WaitKind::Once if self.states.get(&w.lock).is_some_and(|s| s.0 & 1 == 0) => {
+                "it is not locked at this moment: the waiter is about to go on".to_owned()
+            }
+            _ => "no goroutine is between Lock and Unlock of it: its holder returned or ended without an Unlock".to_owned(),
+        }
+    }
+
+    fn holders(&self, places: &Places<'_>, waiter: usize, thing: &Thing, w: &Wait) -> Vec<(usize, Certainty, String)> {
+        let (held, addr) = *thing;
+        let lock = held_index(held).is_some();
+        let mut list: Vec<Candidate> = self.candidates.get(thing).cloned().unwrap_or_default();
+        // A blocked goroutine cannot serve its own channel, group or Cond.
+        list.retain(|c| lock || c.index != waiter);
+        if list.iter().any(|c| c.must) {
+            list.retain(|c| c.must);
+        }
+        let name = |c: &Candidate| {
+            let f = places.built.stacks[c.index].frames.get(c.frame as usize);
+            f.and_then(|f| places.rt.image.pclntab.find(f.pc)).map_or("?", |f| f.name())
+        };
+        if list.is_empty() {
+            let near = self.fallback.get(thing).cloned().unwrap_or_default();
+            let certainty = if near.len() == 1 { Certainty::Likely } else { Certainty::Possible };
+            let says = |c: &Candidate| {
+                format!("{} has taken a lock and not let go, and holds a pointer to this one", name(c))
+            };
+            return near.iter().take(MAX_HOLDERS).map(|c| (c.index, certainty, says(c))).collect();
+        }
+        let (verb, noun) = match held {
+            Held::Mutex | Held::RwWrite => ("unlocks it", "lock"),
+            Held::RwRead => ("ends its reading (RUnlock)", "read lock"),
+            Held::Group => ("comes to Done", ""),
+            Held::Cond => ("comes to Signal or Broadcast", ""),
+            Held::Receive => ("comes to receive from it", ""),
+            Held::Send => ("comes to send to it or close it", ""),
+        };
+        let state = self.states.get(&if held == Held::Mutex { w.lock } else { addr }).copied().unwrap_or_default();
+        let all = self.candidates.get(thing).map_or(0, Vec::len);
+        let taken = list.iter().filter(|c| c.taken).count();
+        let held_now = match held {
+            Held::Mutex => state.0 & 1 == 1 && all == 1,
+            Held::RwWrite => (state.0 as u32 as i32) < 0 && all == 1,
+            // A waiting writer counts the readers that it waits for.
+            Held::RwRead => state.1 == list.len() as u64,
+            _ => false,
+        };
+        list.sort_by_key(|c| (!c.taken, c.index));
+        list.iter()
+            .take(MAX_HOLDERS)
+            .map(|c| {
+                let certainty = match (c.must, c.taken) {
+                    (true, true) if held_now && !self.capped => Certainty::Sure,
+                    (true, true) => Certainty::Likely,
+                    // Others took the lock for certain; this one has not.
+                    (true, false) if lock && taken > 0 => Certainty::Possible,
+                    (true, false) if !lock || all == 1 => Certainty::Likely,
+                    _ => Certainty::Possible,
+                };
+                let ways = if c.must { "on every way" } else { "on some ways" };
+                let before = if c.taken { format!(", having taken a {noun} of this kind on every way in") } else { String::new() };
+                (c.index, certainty, format!("{} {verb} {ways} on from where it is{before}", name(c)))
+            })
+            .collect()
+    }
+}
+
+/// Where a primitive lives. A channel is an object of its own: who holds it says more.
+fn place(places: &Places<'_>, w: &Wait, addr: Addr) -> String {
+    if w.kind.is_channel() || w.kind == WaitKind::Cond {
+        if let Some(p) = places.holder(addr) {
+            return p;
+        }
+    }
+    places.of(addr)
+}
+
+/// Objects whose holders are to be named.
+pub fn objects_to_name(places: &crate::runtime::heap::Heap, waits: &[Wait]) -> BTreeSet<crate::base::ObjectId> {
+    waits
+        .iter()
+        .filter(|w| w.kind.is_channel() || w.kind == WaitKind::Cond)
+        .flat_map(|w| w.cases.iter().map(|c| c.chan).chain([w.addr]))
+        .filter_map(|a| places.find(a).map(|f| f.0))
+        .collect()
+}
+
+/// Cycles of waiting: each a list of goroutines that wait for the next, the last for the first. Edges that are merely
+/// possible are not followed, and a channel that several could serve is no deadlock.
+pub fn cycles(edges: &[Edge]) -> Vec<Vec<Goid>> {
+    let next = followed(edges);
+    let mut done: HashSet<Goid> = HashSet::new();
+    let mut out = Vec::new();
+    for &start in next.keys() {
+        // Depth first with the current way on a stack.
+        let mut way: Vec<(Goid, usize)> = vec![(start, 0)];
+        let mut on_way: HashMap<Goid, usize> = HashMap::from([(start, 0)]);
+        if done.contains(&start) {
+            continue;
+        }
+        while let Some((g, n)) = way.last_mut() {
+            let to = next.get(g).and_then(|l| l.get(*n)).copied();
+            *n += 1;
+            match to {
+                Some(t) if on_way.contains_key(&t) => {
+                    let mut cycle: Vec<Goid> = way[on_way[&t]..].iter().map(|w| w.0).collect();
+                    let least = (0..cycle.len()).min_by_key(|&i| cycle[i]).unwrap_or(0);
+                    cycle.rotate_left(least);
+                    if !out.contains(&cycle) {
+                        out.push(cycle);
+                    }
+                }
+                Some(t) if !done.contains(&t) && next.contains_key(&t) => {
+                    on_way.insert(t, way.len());
+                    way.push((t, 0));
+                }
+                Some(_) => {}
+                None => {
+                    let g = *g;
+                    done.insert(g);
+                    on_way.remove(&g);
+                    way.pop();
+                }
+            }
+        }
+    }
+    out
+}
+
+/// For each waiter the holders that have to act. A channel, group or Cond that several could serve waits for any of them.
+fn followed(edges: &[Edge]) -> BTreeMap<Goid, Vec<Goid>> {
+    let mut next: BTreeMap<Goid, Vec<Goid>> = BTreeMap::new();
+    let mut any: HashMap<Goid, usize> = HashMap::new();
+    for e in edges.iter().filter(|e| e.certainty <= Certainty::Likely) {
+        if let Some(h) = e.holder {
+            if !e.primitive.kind.is_lock() {
+                *any.entry(e.waiter).or_default() += 1;
+            }
+            next.entry(e.waiter).or_default().push(h);
+        }
+    }
+    next.retain(|g, _| any.get(g).is_none_or(|&n| n == 1));
+    next
+}
+
+/// Chains from goroutines that nobody waits for to the last one, longest first, one for each end and first step.
+pub fn chains(edges: &[Edge], does: impl Fn(Goid) -> String) -> Vec<Chain> {
+    let next = followed(edges);
+    let waited: HashSet<Goid> = next.values().flatten().copied().collect();
+    let mut by_tail: BTreeMap<Vec<Goid>, (Goid, u64)> = BTreeMap::new();
+    for &g in next.keys().filter(|g| !waited.contains(g)) {
+        let (mut tail, mut at, mut seen) = (Vec::new(), g, HashSet::from([g]));
+        while let Some(&to) = next.get(&at).and_then(|l| l.first()) {
+            tail.push(to);
+            if !seen.insert(to) {
+                break;
+            }
+            at = to;
+        }
+        let entry = by_tail.entry(tail).or_insert((g, 0));
+        entry.1 += 1;
+    }
+    let mut out: Vec<Chain> = by_tail
+        .into_iter()
+        .map(|(tail, (first, n))| {
+            let last = *tail.last().unwrap_or(&first);
+            let waiters = n + tail.len() as u64 - 1;
+            Chain { goids: [first].into_iter().chain(tail).collect(), root: does(last), waiters }
+        })
+        .collect();
+    out.sort_by_key(|c| (std::cmp::Reverse(c.waiters), c.goids.clone()));
+    out.truncate(MAX_CHAINS);
+    out
+}
+
+/// What a goroutine does, in a few words: its wait and its innermost own function.
+pub fn does(rt: &Runtime, built: &Built, waits: &[Wait], index: usize) -> String {
+    let (g, w) = (&built.goroutines[index], &waits[index]);
+    let state = if g.wait_reason.is_empty() { g.status.text() } else { &g.wait_reason };
+    let own = |f: &str| !["runtime.", "sync.", "internal/", "time.", "syscall.", "net."].iter().any(|p| f.starts_with(p));
+    let frames = symbolize(rt, &built.stacks[index]);
+    let at = frames.iter().find(|f| own(&f.function)).or(frames.first());
+    let fd = w.fd.map_or(String::new(), |fd| format!(" of descriptor {fd}"));
+    match at {
+        Some(f) => format!("[{state}]{fd} in {} ({}:{})", f.function, f.file, f.line),
+        None => format!("[{state}]{fd}"),
+    }
+}

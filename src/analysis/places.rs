@@ -1,0 +1,157 @@
+//! Names of places: the member of which object, or the global variable, that an address lies in.
+
+use std::collections::HashMap;
+
+use crate::{
+    base::{Addr, ObjectId},
+    graph::{RootKind, build::Built, typing::Typed},
+    runtime::{
+        Runtime,
+        heap::Heap,
+        types::{Kind, TypeId, TypeTable},
+    },
+};
+
+/// Deeper nesting of members is not followed.
+const MAX_DEPTH: usize = 32;
+/// Holders of one object that are remembered.
+const MAX_HOLDERS: usize = 8;
+
+/// Names places of one target.
+pub struct Places<'a> {
+    pub rt: &'a Runtime,
+    pub heap: &'a Heap,
+    pub built: &'a Built,
+    pub typed: &'a Typed,
+    /// Edges and roots that lead to the objects asked for at the start.
+    edges: HashMap<ObjectId, Vec<u32>>,
+    roots: HashMap<ObjectId, Vec<u32>>,
+}
+
+impl<'a> Places<'a> {
+    /// `wanted`: objects whose holders will be asked for. Cost: one pass over all edges if there are any.
+    pub fn new(
+        rt: &'a Runtime,
+        heap: &'a Heap,
+        built: &'a Built,
+        typed: &'a Typed,
+        wanted: impl IntoIterator<Item = ObjectId>,
+    ) -> Places<'a> {
+        let mut edges: HashMap<ObjectId, Vec<u32>> = wanted.into_iter().map(|o| (o, Vec::new())).collect();
+        let mut roots: HashMap<ObjectId, Vec<u32>> = HashMap::new();
+        if !edges.is_empty() {
+            for (i, to) in built.graph.target.iter().enumerate() {
+                if let Some(list) = edges.get_mut(to)
+                    && list.len() < MAX_HOLDERS
+                {
+                    list.push(i as u32);
+                }
+            }
+            for (i, r) in built.graph.roots.iter().enumerate() {
+                if edges.contains_key(&r.target) {
+                    roots.entry(r.target).or_default().push(i as u32);
+                }
+            }
+        }
+        Places { rt, heap, built, typed, edges, roots }
+    }
+
+    /// A global variable, from DWARF, the symbol table or the code that refers to it.
+    pub fn global(&self, addr: Addr) -> Option<String> {
+        let rt = self.rt;
+        rt.image.modules.iter().find(|m| m.is_global(addr))?;
+        let at = addr.0.wrapping_sub(rt.image.bias);
+        let vars = rt.image.dwarf.as_ref().map(|d| d.variables.as_slice()).unwrap_or_default();
+        let named = vars.partition_point(|v| v.addr <= at).checked_sub(1).map(|i| match at - vars[i].addr {
+            0 => format!("global {}", vars[i].name),
+            off => format!("global {}+{off}", vars[i].name),
+        });
+        named
+            .or_else(|| {
+                let name = rt.image.name_global(addr)?;
+                Some(if name.starts_with("global ") { name } else { format!("global {name}") })
+            })
+            .or_else(|| Some(format!("global at {addr}")))
+    }
+
+    /// Where a value of package sync at `addr` lies: `main.Account.mu`, `global main.gLock`, `heap sync.Mutex`, the stack
+    /// of a goroutine.
+    pub fn of(&self, addr: Addr) -> String {
+        if let Some(name) = self.global(addr) {
+            return name;
+        }
+        if let Some((id, offset)) = self.heap.find(addr) {
+            return self.in_object(id, offset);
+        }
+        match self.built.goroutines.iter().find(|g| g.stack.0 <= addr && addr < g.stack.1) {
+            Some(g) => format!("stack of goroutine {}", g.goid),
+            None => "memory outside the heap".to_owned(),
+        }
+    }
+
+    fn in_object(&self, id: ObjectId, offset: u64) -> String {
+        let ty = self.typed.typing.type_of(id);
+        let begin = self.heap.span_of(id).value_offset(self.rt) + self.typed.typing.part_of(id).unwrap_or(0);
+        match offset.checked_sub(begin) {
+            Some(at) if ty.is_known() => {
+                let types = &self.typed.types;
+                match member(types, ty, at) {
+                    path if path.is_empty() => format!("heap {}", types.name(ty)),
+                    path => format!("{}{path}", types.name(ty)),
+                }
+            }
+            _ => format!("heap object of unknown type +{offset}"),
+        }
+    }
+
+    /// Who holds the object at `addr`: a global, else a member of an object that is not the runtime's own. Only for
+    /// objects given to `new`.
+    pub fn holder(&self, addr: Addr) -> Option<String> {
+        let (id, _) = self.heap.find(addr)?;
+        let graph = &self.built.graph;
+        let global = self.roots.get(&id).into_iter().flatten().find_map(|&r| {
+            let root = &graph.roots[r as usize];
+            matches!(root.kind, RootKind::Data | RootKind::Bss).then(|| self.global(root.at)).flatten()
+        });
+        global.or_else(|| {
+            self.edges.get(&id)?.iter().find_map(|&e| {
+                let from = graph.source_of(e as usize);
+                let ty = self.typed.name(from)?;
+                let own = ty.starts_with("runtime.") || ty.starts_with("chan ") || ty.starts_with("func");
+                (!own).then(|| self.in_object(from, 8 * graph.word_of(e as usize)))
+            })
+        })
+    }
+}
+
+/// The member of a type that begins at or holds byte `offset`, not going into the types of package sync.
+fn member(table: &TypeTable, id: TypeId, offset: u64) -> String {
+    let (mut id, mut offset) = (id, offset);
+    let mut path = String::new();
+    for _ in 0..MAX_DEPTH {
+        let kind = table.kind(id);
+        if offset == 0 && (table.name(id).starts_with("sync.") || table.name(id).starts_with("internal/sync.")) {
+            break;
+        }
+        match kind {
+            Kind::Array | Kind::Backing => {
+                let elem = table.elem(id);
+                let size = table.size(elem);
+                if size == 0 {
+                    break;
+                }
+                path.push_str(&format!("[{}]", offset / size));
+                (id, offset) = (elem, offset % size);
+            }
+            _ if kind.has_fields() => {
+                // Of members at the same offset the last one has a size.
+                let Some(f) = table.fields(id).iter().rev().find(|f| f.offset <= offset) else { break };
+                path.push('.');
+                path.push_str(table.field_name(f));
+                (id, offset) = (f.ty, offset - f.offset);
+            }
+            _ => break,
+        }
+    }
+    path
+}
