@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
 use crate::{
     base::Addr,
@@ -85,6 +85,7 @@ pub struct Code<'i> {
     apis: HashMap<u64, Option<Api>>,
     small: HashMap<u64, bool>,
     counts: HashMap<(u64, u64), Option<[i8; 3]>>,
+    locked: HashMap<u64, Option<(Api, u64)>>,
     reader_count: u64,
 }
 
@@ -96,7 +97,7 @@ const MAX_FUNCTION: usize = 1 << 17;
 impl<'i> Code<'i> {
     /// `reader_count`: offset of RWMutex.readerCount.
     pub fn new(image: &'i Image, reader_count: u64) -> Code<'i> {
-        Code { image, apis: HashMap::new(), small: HashMap::new(), counts: HashMap::new(), reader_count }
+        Code { image, apis: HashMap::new(), small: HashMap::new(), counts: HashMap::new(), locked: HashMap::new(), reader_count }
     }
 
     pub fn function(&self, pc: Addr) -> Option<Func<'i>> {
@@ -120,17 +121,67 @@ impl<'i> Code<'i> {
 
     /// What a locked instruction does as the inlined body of a function of package sync, and the offset of the word it
     /// changes in the primitive.
-    pub fn inlined(&self, i: &Instruction) -> Option<(Api, u64)> {
+    pub fn inlined(&mut self, i: &Instruction) -> Option<(Api, u64)> {
         if !i.has_lock_prefix() {
             return None;
         }
-        let f = self.function(Addr(i.ip()))?;
-        let api = f.inline_frames(Addr(i.ip())).filter(|l| l.inlined).find_map(|l| api(l.function))?;
-        match api {
-            Api::Step(Held::RwRead, _) | Api::Try(Held::RwRead) => Some((api, self.reader_count)),
-            Api::Step(Held::Mutex, _) | Api::Try(Held::Mutex) => Some((api, 0)),
-            _ => None,
+        if let Some(&known) = self.locked.get(&i.ip()) {
+            return known;
         }
+        // The compiler may give the instruction the line of the caller (a nil check moved into it), and no inlined
+        // function then. The call of the slow path behind it always has one.
+        let api = self.inlined_api(Addr(i.ip())).or_else(|| self.slow_path(i));
+        let found = match api {
+            Some(Api::Step(Held::RwRead, _) | Api::Try(Held::RwRead)) => Some(self.reader_count),
+            Some(Api::Step(Held::Mutex, _) | Api::Try(Held::Mutex)) => Some(0),
+            _ => None,
+        };
+        let found = api.zip(found);
+        self.locked.insert(i.ip(), found);
+        found
+    }
+
+    fn inlined_api(&self, pc: Addr) -> Option<Api> {
+        self.function(pc)?.inline_frames(pc).filter(|l| l.inlined).find_map(|l| api(l.function))
+    }
+
+    /// The inlined function whose slow path is called right behind the locked instruction `first`.
+    fn slow_path(&mut self, first: &Instruction) -> Option<Api> {
+        const NEAR: usize = 24;
+        let f = self.function(Addr(first.ip()))?;
+        let mut todo = vec![first.next_ip()];
+        let mut left = NEAR;
+        while let Some(mut pc) = todo.pop() {
+            while left > 0 && Addr(pc) < f.end() {
+                left -= 1;
+                let i = self.instruction(Addr(pc))?;
+                if i.has_lock_prefix() {
+                    break;
+                }
+                match i.flow_control() {
+                    FlowControl::Next => pc = i.next_ip(),
+                    FlowControl::ConditionalBranch => {
+                        todo.push(i.near_branch_target());
+                        pc = i.next_ip();
+                    }
+                    FlowControl::UnconditionalBranch => pc = i.near_branch_target(),
+                    FlowControl::Call => {
+                        let callee = self.function(Addr(i.near_branch_target()))?;
+                        if !callee.name().trim_start_matches("internal/").starts_with("sync.") {
+                            break;
+                        }
+                        let found = self.inlined_api(Addr(pc));
+                        let exchange = first.mnemonic() == Mnemonic::Cmpxchg;
+                        return found.filter(|a| match a {
+                            Api::Step(Held::Mutex, 1) | Api::Try(_) => exchange,
+                            _ => !exchange,
+                        });
+                    }
+                    _ => break,
+                }
+            }
+        }
+        None
     }
 
     fn body(&self, f: &Func<'_>) -> impl Iterator<Item = Instruction> + use<'i> {
