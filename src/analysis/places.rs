@@ -3,8 +3,12 @@
 use std::collections::HashMap;
 
 use crate::{
-    base::{Addr, ObjectId},
-    graph::{RootKind, build::Built, typing::Typed},
+    base::{Addr, KnownBy, ObjectId},
+    graph::{
+        RootKind,
+        build::Built,
+        typing::{Typed, class_size},
+    },
     runtime::{
         Runtime,
         heap::Heap,
@@ -75,18 +79,60 @@ impl<'a> Places<'a> {
     }
 
     /// Where a value of package sync at `addr` lies: `main.Account.mu`, `global main.gLock`, `heap sync.Mutex`, the stack
-    /// of a goroutine.
-    pub fn of(&self, addr: Addr) -> String {
+    /// of a goroutine. `what`: its type. `methods`: functions that work with it: where the object's type is only guessed,
+    /// a receiver of theirs that fits and has such a member there says more.
+    pub fn of<'n>(&self, addr: Addr, what: &str, methods: impl IntoIterator<Item = &'n str>) -> String {
         if let Some(name) = self.global(addr) {
             return name;
         }
-        if let Some((id, offset)) = self.heap.find(addr) {
+        let Some((id, offset)) = self.heap.find(addr) else {
+            return match self.built.goroutines.iter().find(|g| g.stack.0 <= addr && addr < g.stack.1) {
+                Some(g) => format!("stack of goroutine {}", g.goid),
+                None => "memory outside the heap".to_owned(),
+            };
+        };
+        let typing = &self.typed.typing;
+        let span = self.heap.span_of(id);
+        if typing.known_by(id) > KnownBy::Guessed && !(span.noscan && span.elemsize == 16) {
             return self.in_object(id, offset);
         }
-        match self.built.goroutines.iter().find(|g| g.stack.0 <= addr && addr < g.stack.1) {
-            Some(g) => format!("stack of goroutine {}", g.goid),
-            None => "memory outside the heap".to_owned(),
+        if let Some(name) = self.fitting(id, offset, what, &mut methods.into_iter()) {
+            return name;
         }
+        // An object of its own, or several in one tiny block.
+        if offset == span.value_offset(self.rt) && span.elemsize <= 128 || span.noscan && span.elemsize == 16 {
+            return format!("heap {what}");
+        }
+        format!("heap object of unknown type +{offset}")
+    }
+
+    /// The member of an object whose type is not known for certain: of a receiver of `methods`, else of its guessed type,
+    /// that fits the object and has a member of type `what` there.
+    fn fitting(
+        &self,
+        id: ObjectId,
+        offset: u64,
+        what: &str,
+        methods: &mut dyn Iterator<Item = &'_ str>,
+    ) -> Option<String> {
+        let (typing, types) = (&self.typed.typing, &self.typed.types);
+        let span = self.heap.span_of(id);
+        let header = span.value_offset(self.rt);
+        let named = |ty: TypeId, at: u64| {
+            let (path, found) = member(types, ty, at);
+            let right = types.name(found) == what || what == "channel" && types.kind(found) == Kind::Chan;
+            let whole = if path.is_empty() { format!("heap {what}") } else { format!("{}{path}", types.name(ty)) };
+            right.then_some(whole)
+        };
+        let guessed = typing.type_of(id);
+        methods
+            .filter_map(|name| types.by_name(&receiver(name)?))
+            .filter(|&ty| class_size(types.size(ty) + header) == span.elemsize)
+            .find_map(|ty| named(ty, offset.checked_sub(header)?))
+            .or_else(|| {
+                let begin = header + typing.part_of(id).unwrap_or(0);
+                named(guessed, offset.checked_sub(begin).filter(|_| guessed.is_known())?)
+            })
     }
 
     fn in_object(&self, id: ObjectId, offset: u64) -> String {
@@ -95,7 +141,7 @@ impl<'a> Places<'a> {
         match offset.checked_sub(begin) {
             Some(at) if ty.is_known() => {
                 let types = &self.typed.types;
-                match member(types, ty, at) {
+                match member(types, ty, at).0 {
                     path if path.is_empty() => format!("heap {}", types.name(ty)),
                     path => format!("{}{path}", types.name(ty)),
                 }
@@ -105,8 +151,13 @@ impl<'a> Places<'a> {
     }
 
     /// Who holds the object at `addr`: a global, else a member of an object that is not the runtime's own. Only for
-    /// objects given to `new`.
-    pub fn holder(&self, addr: Addr) -> Option<String> {
+    /// objects given to `new`. `what` and `methods` as in `of`.
+    pub fn holder<'n>(
+        &self,
+        addr: Addr,
+        what: &str,
+        methods: impl IntoIterator<Item = &'n str> + Clone,
+    ) -> Option<String> {
         let (id, _) = self.heap.find(addr)?;
         let graph = &self.built.graph;
         let global = self.roots.get(&id).into_iter().flatten().find_map(|&r| {
@@ -116,16 +167,29 @@ impl<'a> Places<'a> {
         global.or_else(|| {
             self.edges.get(&id)?.iter().find_map(|&e| {
                 let from = graph.source_of(e as usize);
-                let ty = self.typed.name(from)?;
-                let own = ty.starts_with("runtime.") || ty.starts_with("chan ") || ty.starts_with("func");
-                (!own).then(|| self.in_object(from, 8 * graph.word_of(e as usize)))
+                let at = 8 * graph.word_of(e as usize);
+                if self.typed.typing.known_by(from) > KnownBy::Guessed {
+                    let ty = self.typed.name(from)?;
+                    let own = ty.starts_with("runtime.") || ty.starts_with("chan ") || ty.starts_with("func");
+                    return (!own).then(|| self.in_object(from, at));
+                }
+                self.fitting(from, at, what, &mut methods.clone().into_iter())
             })
         })
     }
 }
 
-/// The member of a type that begins at or holds byte `offset`, not going into the types of package sync.
-fn member(table: &TypeTable, id: TypeId, offset: u64) -> String {
+/// `http.conn` of `net/http.(*conn).serve.func1`: the type as the runtime writes it.
+fn receiver(function: &str) -> Option<String> {
+    let name = function.rsplit_once('/').map_or(function, |(_, last)| last);
+    let (package, rest) = name.split_once(".(*")?;
+    let (ty, _) = rest.split_once(')')?;
+    Some(format!("{package}.{ty}"))
+}
+
+/// The member of a type that begins at or holds byte `offset`, not going into the types of package sync; and the type
+/// that was come to.
+fn member(table: &TypeTable, id: TypeId, offset: u64) -> (String, TypeId) {
     let (mut id, mut offset) = (id, offset);
     let mut path = String::new();
     for _ in 0..MAX_DEPTH {
@@ -153,5 +217,5 @@ fn member(table: &TypeTable, id: TypeId, offset: u64) -> String {
             _ => break,
         }
     }
-    path
+    (path, id)
 }

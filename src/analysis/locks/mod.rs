@@ -342,8 +342,10 @@ impl Holders {
             let goids = |index: usize| places.built.goroutines[index].goid;
             let before = edges.len();
             for thing in &needs {
-                let place = named.entry(thing.1).or_insert_with(|| place(places, w, thing.1)).clone();
                 let addr = if w.kind.is_channel() { thing.1 } else { w.addr };
+                let found = self.candidates.get(thing).map(Vec::as_slice).unwrap_or_default();
+                let users: Vec<(usize, u32)> = found.iter().take(4).map(|c| (c.index, c.frame)).collect();
+                let place = named.entry(addr).or_insert_with(|| place(places, w, addr, &users, i)).clone();
                 let edge = |holder: Option<usize>, certainty, evidence| Edge {
                     waiter: goids(i),
                     holder: holder.map(goids),
@@ -440,14 +442,35 @@ impl Holders {
     }
 }
 
-/// Where a primitive lives. A channel is an object of its own: who holds it says more.
-fn place(places: &Places<'_>, w: &Wait, addr: Addr) -> String {
+/// Where a primitive lives. A channel is an object of its own: who holds it says more. `users`: goroutines that let go
+/// of it, with the frame that does.
+fn place(places: &Places<'_>, w: &Wait, addr: Addr, users: &[(usize, u32)], waiter: usize) -> String {
+    let what = match w.kind {
+        WaitKind::Mutex => "sync.Mutex",
+        WaitKind::RwRead | WaitKind::RwWrite => "sync.RWMutex",
+        WaitKind::WaitGroup => "sync.WaitGroup",
+        WaitKind::Cond => "sync.Cond",
+        WaitKind::Once => "sync.Once",
+        _ => "channel",
+    };
+    let name = |i: usize, n: usize| {
+        let f = places.built.stacks[i].frames.get(n)?;
+        Some(places.rt.image.pclntab.find(f.pc)?.name())
+    };
+    let functions: Vec<&str> = users
+        .iter()
+        .filter_map(|&(i, n)| name(i, n as usize))
+        .chain((0..16).filter_map(|n| name(waiter, n)))
+        .chain(users.iter().flat_map(|&(i, _)| (0..16).filter_map(move |n| name(i, n))))
+        .filter(|n| !n.starts_with("sync.") && !n.starts_with("internal/sync.") && !n.starts_with("runtime."))
+        .collect();
     if w.kind.is_channel() || w.kind == WaitKind::Cond {
-        if let Some(p) = places.holder(addr) {
+        let what = if w.kind == WaitKind::Cond { "*sync.Cond" } else { what };
+        if let Some(p) = places.holder(addr, what, functions.iter().copied()) {
             return p;
         }
     }
-    places.of(addr)
+    places.of(addr, what, functions)
 }
 
 /// Objects whose holders are to be named.
