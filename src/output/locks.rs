@@ -54,9 +54,10 @@ pub fn text(out: &mut dyn Write, r: &Locks, limit: usize) -> io::Result<()> {
     }
     for e in r.edges.iter().take(limit) {
         let holder = e.holder.map_or("nobody known".to_owned(), |h| format!("goroutine {h}"));
+        let by = if e.primitive.kind.is_lock() { "held by" } else { "to be served by" };
         writeln!(
             out,
-            "  goroutine {} waits for {} {} ({}), held by {holder} ({})\n      {}",
+            "  goroutine {} waits for {} {} ({}), {by} {holder} ({})\n      {}",
             e.waiter,
             e.primitive.kind.text(),
             e.primitive.place,

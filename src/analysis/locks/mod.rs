@@ -149,14 +149,15 @@ fn candidates(
     waits: &[Wait],
     l: &SyncLayout,
     wanted: &HashSet<Thing>,
-) -> (HashMap<Thing, Vec<Candidate>>, bool) {
+) -> (HashMap<Thing, Vec<Candidate>>, LetGo, bool) {
     let mut out: HashMap<Thing, Vec<Candidate>> = HashMap::new();
+    let mut counts = LetGo::new();
     if wanted.is_empty() {
-        return (out, false);
+        return (out, counts, false);
     }
     if rt.target.arch != Arch::Amd64 {
         rt.diag.note("lock holders are inferred from code on amd64 only", "this target is arm64");
-        return (out, true);
+        return (out, counts, true);
     }
     let mut seen: HashMap<Vec<Addr>, u32> = HashMap::new();
     let mut capped = false;
@@ -172,27 +173,34 @@ fn candidates(
         }
     }
     let elemsize = rt.layout.field(Field::HchanElemsize);
-    let parts: Vec<Vec<(Thing, Candidate)>> = chosen
+    let parts: Vec<(Vec<(Thing, Candidate)>, LetGo)> = chosen
         .par_chunks(64)
         .map(|part| {
             let mut code = Code::new(&rt.image, l.rw_reader_count);
-            let mut found = Vec::new();
+            let (mut found, mut counts) = (Vec::new(), LetGo::new());
             for &i in part {
                 let (g, stack, w) = (&built.goroutines[i], &built.stacks[i], &waits[i]);
                 let flying = in_flight(w, l);
                 // What it is about to receive lies in its stack already, but is not there yet.
                 let unknown = w.kind.is_channel().then(|| receive_slot(rt, w, elemsize)).flatten();
                 let (releases, _) = forward::releases(rt, &mut code, g, stack, flying, unknown);
-                let first = releases.iter().map(|r| r.frame).min();
+                for (k, r) in releases.iter().filter_map(|r| Some((held_index(r.thing.0)?, r))) {
+                    counts.entry((i, r.frame)).or_default()[k] += 1;
+                }
                 for r in releases.iter().filter(|r| wanted.contains(&r.thing)) {
-                    let taken = taken(&mut code, built, i, r, &releases, flying, first);
+                    let taken = taken(&mut code, built, i, r, &releases, flying);
                     found.push((r.thing, Candidate { index: i, frame: r.frame, must: r.must, taken }));
                 }
             }
-            found
+            (found, counts)
         })
         .collect();
-    for (thing, c) in parts.into_iter().flatten() {
+    let mut found = Vec::new();
+    for (f, c) in parts {
+        found.extend(f);
+        counts.extend(c);
+    }
+    for (thing, c) in found {
         let list = out.entry(thing).or_default();
         // The innermost frame that lets go counts.
         match list.iter_mut().find(|o| o.index == c.index) {
@@ -200,8 +208,11 @@ fn candidates(
             None => list.push(c),
         }
     }
-    (out, capped)
+    (out, counts, capped)
 }
+
+/// Locks of each kind that a frame (of a goroutine) will let go of.
+type LetGo = HashMap<(usize, u32), [i8; 3]>;
 
 /// Where the value of a blocked receive will be put.
 fn receive_slot(rt: &Runtime, w: &Wait, elemsize: Option<crate::runtime::layout::FieldLoc>) -> Option<(Addr, u64)> {
@@ -221,7 +232,6 @@ fn taken(
     r: &Release,
     all: &[Release],
     flying: Option<Thing>,
-    _first: Option<u32>,
 ) -> bool {
     let Some(k) = held_index(r.thing.0) else { return false };
     let frames = &built.stacks[index].frames;
@@ -239,7 +249,7 @@ fn taken(
     i64::from(counts[k] - own) >= lets_go as i64
 }
 
-/// The waits-for edges with their evidence. `hold`: run while the target is held.
+/// What was found out about holders, for `edges`.
 pub struct Holders {
     candidates: HashMap<Thing, Vec<Candidate>>,
     capped: bool,
@@ -254,7 +264,7 @@ pub fn infer(rt: &Runtime, built: &Built, waits: &[Wait]) -> Holders {
     let layout = SyncLayout::of(rt);
     let l = &layout;
     let wanted: HashSet<Thing> = waits.iter().flat_map(|w| needs(w, l)).collect();
-    let (candidates, capped) = candidates(rt, built, waits, l, &wanted);
+    let (candidates, counts, capped) = candidates(rt, built, waits, l, &wanted);
     let mut states = HashMap::new();
     for w in waits.iter().filter(|w| !w.addr.is_null()) {
         match w.kind {
@@ -271,7 +281,7 @@ pub fn infer(rt: &Runtime, built: &Built, waits: &[Wait]) -> Holders {
     }
     let unanswered: HashSet<Thing> =
         wanted.into_iter().filter(|t| held_index(t.0).is_some() && !candidates.contains_key(t)).collect();
-    let fallback = between(rt, built, waits, l, &unanswered);
+    let fallback = between(rt, built, waits, l, &unanswered, &counts);
     Holders { candidates, capped, layout, states, fallback }
 }
 
@@ -283,6 +293,7 @@ fn between(
     waits: &[Wait],
     l: &SyncLayout,
     wanted: &HashSet<Thing>,
+    lets_go: &LetGo,
 ) -> HashMap<Thing, Vec<Candidate>> {
     let mut out: HashMap<Thing, Vec<Candidate>> = HashMap::new();
     if wanted.is_empty() || rt.target.arch != Arch::Amd64 {
@@ -303,7 +314,9 @@ fn between(
             for &thing in wanted {
                 let Some(k) = held_index(thing.0) else { continue };
                 let own = i8::from(first && flying.is_some_and(|t| t.0 == thing.0));
-                if counts[k] - own < 1 || (first && flying == Some(thing)) {
+                // Locks that it will let go of are others.
+                let others = lets_go.get(&(i, n as u32)).map_or(0, |c| c[k]);
+                if counts[k] - own - others < 1 || (first && flying == Some(thing)) {
                     continue;
                 }
                 let near = |v: u64| thing.1.0.checked_sub(v).is_some_and(|d| d < 256);
@@ -379,7 +392,7 @@ impl Holders {
             WaitKind::Mutex | WaitKind::Once if self.states.get(&w.lock).is_some_and(|s| s.0 & 1 == 0) => {
                 "it is not locked at this moment: the waiter is about to go on".to_owned()
             }
-            _ => "no goroutine is between Lock and Unlock of it: its holder returned or ended without an Unlock".to_owned(),
+            _ => "no goroutine is on its way to an Unlock of it: its holder has returned or ended without one, as far as can be told".to_owned(),
         }
     }
 
@@ -398,11 +411,10 @@ impl Holders {
         };
         if list.is_empty() {
             let near = self.fallback.get(thing).cloned().unwrap_or_default();
-            let certainty = if near.len() == 1 { Certainty::Likely } else { Certainty::Possible };
             let says = |c: &Candidate| {
                 format!("{} has taken a lock and not let go, and holds a pointer to this one", name(c))
             };
-            return near.iter().take(MAX_HOLDERS).map(|c| (c.index, certainty, says(c))).collect();
+            return near.iter().take(MAX_HOLDERS).map(|c| (c.index, Certainty::Possible, says(c))).collect();
         }
         let (verb, noun) = match held {
             Held::Mutex | Held::RwWrite => ("unlocks it", "lock"),

@@ -1,0 +1,157 @@
+//! Lock holders and proven leaks of planted scenarios, over releases, against what the fixtures know.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{Fixture, RELEASES, answer};
+use serde_json::Value;
+
+const SCENARIOS: [&str; 34] = [
+    "chain-127-42-88",
+    "chan-mutex",
+    "closure-deferred-unlock",
+    "cond-without-signal",
+    "conditional-lock",
+    "deferred-unlock",
+    "embedded-mutex",
+    "five-waiters",
+    "global-deferred-unlock",
+    "global-explicit-unlock",
+    "handed-over",
+    "healthy-sync-map",
+    "healthy-workers",
+    "held-across-chan-receive",
+    "held-across-network",
+    "held-across-select",
+    "held-across-sleep",
+    "held-across-syscall",
+    "held-in-callee",
+    "holder-exited",
+    "locker-interface",
+    "map-value-pointer",
+    "mutex-cycle-2",
+    "mutex-cycle-3",
+    "once-reentered",
+    "pointer-argument",
+    "rwmutex-double-rlock",
+    "rwmutex-several-readers",
+    "rwmutex-write-held",
+    "rwmutex-writer-starvation",
+    "self-deadlock",
+    "semaphore-channel",
+    "trylock-holder",
+    "waitgroup-miscounted",
+];
+
+fn list(v: &Value) -> &[Value] {
+    v.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn numbers(v: &Value) -> BTreeSet<u64> {
+    list(v).iter().filter_map(Value::as_u64).collect()
+}
+
+#[derive(Default, Debug)]
+struct Score {
+    right: u32,
+    none: u32,
+    wrong: u32,
+}
+
+/// Compares the edges of one scenario with the truth.
+fn score(what: &str, truth: &Value, result: &Value, score: &mut Score) {
+    let edges = list(&result["edges"]);
+    let mut told: BTreeSet<u64> = BTreeSet::new();
+    for t in list(&truth["edges"]) {
+        let waiter = t["waiter"].as_u64().expect("a waiter");
+        told.insert(waiter);
+        let right = numbers(&t["holders"]);
+        let mine: Vec<&Value> = edges.iter().filter(|e| e["waiter"] == waiter).collect();
+        for e in &mine {
+            assert_eq!(e["primitive"]["addr"], t["addr"], "{what}: address of what {waiter} waits for: {e}");
+            if t["kind"] != "semaphore-channel" {
+                assert_eq!(e["primitive"]["kind"], t["kind"], "{what}: {e}");
+            }
+        }
+        let holders: Vec<(u64, &Value)> = mine.iter().filter_map(|e| Some((e["holder"].as_u64()?, *e))).collect();
+        for (holder, e) in &holders {
+            assert!(right.contains(holder) || e["certainty"] != "sure", "{what}: wrong holder marked sure: {e}");
+        }
+        if holders.iter().any(|h| !right.contains(&h.0)) {
+            println!("{what}: wrong holder: {mine:?}, should be {right:?}");
+            score.wrong += 1;
+        } else if holders.is_empty() != right.is_empty() {
+            println!("{what}: no holder told, should be {right:?}");
+            score.none += 1;
+        } else {
+            score.right += 1;
+        }
+    }
+    for e in edges {
+        let waiter = e["waiter"].as_u64().expect("a waiter");
+        assert!(told.contains(&waiter) || e["holder"].is_null(), "{what}: an edge that is not there: {e}");
+    }
+    let sorted = |v: &[BTreeSet<u64>]| v.iter().cloned().collect::<BTreeSet<_>>();
+    let ours: Vec<_> = list(&result["cycles"]).iter().map(numbers).collect();
+    let planted: Vec<_> = list(&truth["cycles"]).iter().map(|c| numbers(&c["goids"])).collect();
+    assert_eq!(sorted(&ours), sorted(&planted), "{what}: deadlocks");
+}
+
+fn holders(release: &str, variant: &str) {
+    let mut total = Score::default();
+    for scenario in SCENARIOS {
+        let Some(f) = Fixture::start(release, variant, "locks", &[scenario]) else { return };
+        let Some(a) = answer(&["locks", &f.pid()]) else { return };
+        score(&format!("Go {release} {variant} {scenario}"), &f.ready["truth"], &a["result"], &mut total);
+    }
+    println!("Go {release} {variant}: {total:?}");
+    let all = total.right + total.none + total.wrong;
+    assert!(all >= 40, "Go {release} {variant}: only {all} edges planted");
+    assert!(100 * total.right >= 95 * all, "Go {release} {variant}: {total:?}");
+}
+
+/// Every planted chain and cycle: the right holders, none invented, none wrong and `sure`.
+#[test]
+fn holders_are_the_planted_ones() {
+    let half = |which: usize| RELEASES.iter().skip(which).step_by(2).for_each(|r| holders(r, "dwarf"));
+    std::thread::scope(|s| {
+        let other = s.spawn(|| half(1));
+        half(0);
+        other.join().expect("no panic in the other half");
+    });
+}
+
+/// All that can be proven, nothing that goes on later; and what the runtime's own leak profile says, where it has one.
+#[test]
+fn proven_leaks_are_the_planted_ones() {
+    for (release, variant) in RELEASES.iter().map(|r| (*r, "dwarf")).chain([("1.26", "leakprof"), ("1.27", "leakprof")]) {
+        for scenario in ["all", "all-healthy"] {
+            let Some(mut f) = Fixture::start(release, variant, "gleaks", &[scenario]) else { continue };
+            let Some(a) = answer(&["locks", &f.pid()]) else { return };
+            let proven = numbers(&a["result"]["proven_leaks"]);
+            let what = format!("Go {release} {variant} {scenario}");
+            let truth = f.ready["truth"].clone();
+            println!("{what}: {} proven", proven.len());
+            assert_eq!(proven, numbers(&truth["provable"]), "{what}");
+            assert!(proven.is_disjoint(&numbers(&truth["healthy"])), "{what}");
+            if variant == "leakprof" {
+                let dir = tempfile::tempdir().expect("a directory");
+                let path = dir.path().join("leaks");
+                assert_eq!(f.command(&format!("leakprofile {}", path.display()))["ok"], true);
+                let text = std::fs::read_to_string(&path).expect("a profile");
+                let leaked: BTreeSet<u64> = text
+                    .lines()
+                    .filter(|l| l.starts_with("goroutine ") && l.contains("(leaked"))
+                    .filter_map(|l| l.split(' ').nth(1)?.parse().ok())
+                    .collect();
+                assert_eq!(leaked, proven, "{what}: the runtime's own leak profile");
+            }
+            // The twins do go on, and nothing that we called stuck does.
+            assert_eq!(f.command("release")["ok"], true, "{what}");
+            let finished = numbers(&f.command("progress")["finished"]);
+            assert!(finished.is_disjoint(&proven), "{what}: {finished:?} went on");
+            assert_eq!(finished, numbers(&truth["healthy"]), "{what}: the twins");
+        }
+    }
+}
