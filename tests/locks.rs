@@ -125,7 +125,8 @@ fn holders_are_the_planted_ones() {
 /// All that can be proven, nothing that goes on later; and what the runtime's own leak profile says, where it has one.
 #[test]
 fn proven_leaks_are_the_planted_ones() {
-    for (release, variant) in RELEASES.iter().map(|r| (*r, "dwarf")).chain([("1.26", "leakprof"), ("1.27", "leakprof")]) {
+    for (release, variant) in RELEASES.iter().map(|r| (*r, "dwarf")).chain([("1.26", "leakprof"), ("1.27", "leakprof")])
+    {
         for scenario in ["all", "all-healthy"] {
             let Some(mut f) = Fixture::start(release, variant, "gleaks", &[scenario]) else { continue };
             let Some(a) = answer(&["locks", &f.pid()]) else { return };

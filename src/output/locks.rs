@@ -28,7 +28,9 @@ fn certainty(c: Certainty) -> &'static str {
 pub fn text(out: &mut dyn Write, r: &Locks, limit: usize) -> io::Result<()> {
     let limit = if limit == 0 { usize::MAX } else { limit };
     let waiters: std::collections::BTreeSet<Goid> = r.edges.iter().map(|e| e.waiter).collect();
-    let plural = |n: usize, one: &'static str, many: &'static str| format!("{} {}", units::count(n as u64), if n == 1 { one } else { many });
+    let plural = |n: usize, one: &'static str, many: &'static str| {
+        format!("{} {}", units::count(n as u64), if n == 1 { one } else { many })
+    };
     if r.edges.is_empty() && r.proven_leaks.is_empty() {
         return writeln!(out, "No goroutine waits for a lock, and none is proven to be stuck for ever.");
     }
@@ -46,7 +48,12 @@ pub fn text(out: &mut dyn Write, r: &Locks, limit: usize) -> io::Result<()> {
         }
     }
     for c in r.chains.iter().take(limit) {
-        write!(out, "\n{} for goroutine {}", plural(c.waiters as usize, "goroutine waits", "goroutines wait"), c.goids.last().map_or(0, |g| g.0))?;
+        write!(
+            out,
+            "\n{} for goroutine {}",
+            plural(c.waiters as usize, "goroutine waits", "goroutines wait"),
+            c.goids.last().map_or(0, |g| g.0)
+        )?;
         writeln!(out, ": {}\n    {}", ids(&c.goids, " waits for "), c.root)?;
     }
     if !r.edges.is_empty() {
@@ -93,8 +100,13 @@ pub fn dot(out: &mut dyn Write, r: &Locks) -> io::Result<()> {
     writeln!(out, "digraph locks {{\n  rankdir=LR;\n  node [fontname=\"sans-serif\"];")?;
     let in_cycle: std::collections::BTreeSet<Goid> = r.cycles.iter().flatten().copied().collect();
     let leaked: std::collections::BTreeSet<Goid> = r.proven_leaks.iter().copied().collect();
-    let all: std::collections::BTreeSet<Goid> =
-        r.edges.iter().flat_map(|e| [Some(e.waiter), e.holder]).flatten().chain(r.proven_leaks.iter().copied()).collect();
+    let all: std::collections::BTreeSet<Goid> = r
+        .edges
+        .iter()
+        .flat_map(|e| [Some(e.waiter), e.holder])
+        .flatten()
+        .chain(r.proven_leaks.iter().copied())
+        .collect();
     for g in all {
         let color = if in_cycle.contains(&g) {
             ", color=red"
@@ -108,7 +120,9 @@ pub fn dot(out: &mut dyn Write, r: &Locks) -> io::Result<()> {
     let mut primitives = std::collections::BTreeMap::new();
     let name = |e: &Edge| format!("p{:x}", e.primitive.addr.0);
     for e in &r.edges {
-        primitives.entry(name(e)).or_insert_with(|| format!("{} {}\\n{}", e.primitive.kind.text(), quote(&e.primitive.place), e.primitive.addr));
+        primitives.entry(name(e)).or_insert_with(|| {
+            format!("{} {}\\n{}", e.primitive.kind.text(), quote(&e.primitive.place), e.primitive.addr)
+        });
     }
     for (id, label) in primitives {
         writeln!(out, "  {id} [shape=box, label=\"{label}\"];")?;

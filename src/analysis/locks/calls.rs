@@ -51,7 +51,8 @@ pub fn api(name: &str) -> Option<Api> {
     use Held::*;
     let name = name.strip_prefix("internal/").filter(|n| n.starts_with("sync.(")).unwrap_or(name);
     if !name.starts_with("sync.") && !name.starts_with("runtime.") {
-        return matches!(name, "os.Exit" | "log.Fatal" | "log.Fatalf" | "log.Fatalln" | "syscall.Exit").then_some(Api::Ends);
+        return matches!(name, "os.Exit" | "log.Fatal" | "log.Fatalf" | "log.Fatalln" | "syscall.Exit")
+            .then_some(Api::Ends);
     }
     Some(match name {
         "sync.(*Mutex).Lock" => Api::Step(Mutex, 1),
@@ -71,8 +72,17 @@ pub fn api(name: &str) -> Option<Api> {
         "runtime.deferreturn" => Api::DeferReturn,
         "runtime.deferproc" => Api::Defer,
         "runtime.deferprocStack" => Api::DeferStack,
-        "runtime.gopanic" | "runtime.throw" | "runtime.fatal" | "runtime.block" | "runtime.Goexit" | "sync.fatal"
-        | "sync.throw" | "runtime.morestack" | "runtime.morestack_noctxt" | "runtime.exit" | "runtime.sigpanic" => Api::Ends,
+        "runtime.gopanic"
+        | "runtime.throw"
+        | "runtime.fatal"
+        | "runtime.block"
+        | "runtime.Goexit"
+        | "sync.fatal"
+        | "sync.throw"
+        | "runtime.morestack"
+        | "runtime.morestack_noctxt"
+        | "runtime.exit"
+        | "runtime.sigpanic" => Api::Ends,
         _ if name.starts_with("runtime.panic") || name.starts_with("runtime.goPanic") => Api::Ends,
         _ if name.starts_with("sync.(*Mutex).") || name.starts_with("sync.(*RWMutex).") => Api::Slow,
         _ => return None,
@@ -97,7 +107,14 @@ const MAX_FUNCTION: usize = 1 << 17;
 impl<'i> Code<'i> {
     /// `reader_count`: offset of RWMutex.readerCount.
     pub fn new(image: &'i Image, reader_count: u64) -> Code<'i> {
-        Code { image, apis: HashMap::new(), small: HashMap::new(), counts: HashMap::new(), locked: HashMap::new(), reader_count }
+        Code {
+            image,
+            apis: HashMap::new(),
+            small: HashMap::new(),
+            counts: HashMap::new(),
+            locked: HashMap::new(),
+            reader_count,
+        }
     }
 
     pub fn function(&self, pc: Addr) -> Option<Func<'i>> {

@@ -8,9 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use iced_x86::{
-    ConditionCode, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
-};
+use iced_x86::{ConditionCode, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 
 use super::calls::{Api, Code, Held};
 use crate::{
@@ -835,8 +833,12 @@ impl Run<'_, '_, '_> {
                 s.set(r.register().full_register(), None);
             }
         }
-        let stores: Vec<(Register, u32)> =
-            info.used_memory().iter().filter(|m| writes(m.access())).map(|m| (m.base(), m.memory_size().size() as u32)).collect();
+        let stores: Vec<(Register, u32)> = info
+            .used_memory()
+            .iter()
+            .filter(|m| writes(m.access()))
+            .map(|m| (m.base(), m.memory_size().size() as u32))
+            .collect();
         for (_, n) in stores {
             if let Some(at) = self.address(s, i) {
                 self.store(s, at, n, None);

@@ -325,7 +325,12 @@ fn between(
                     && rt.image.modules.iter().any(|m| m.is_global(thing.1))
                     && rt.image.global_references(&func).iter().any(|r| r.addr == thing.1);
                 if points || names {
-                    out.entry(thing).or_default().push(Candidate { index: i, frame: n as u32, must: false, taken: true });
+                    out.entry(thing).or_default().push(Candidate {
+                        index: i,
+                        frame: n as u32,
+                        must: false,
+                        taken: true,
+                    });
                     break;
                 }
             }
@@ -411,9 +416,8 @@ impl Holders {
         };
         if list.is_empty() {
             let near = self.fallback.get(thing).cloned().unwrap_or_default();
-            let says = |c: &Candidate| {
-                format!("{} has taken a lock and not let go, and holds a pointer to this one", name(c))
-            };
+            let says =
+                |c: &Candidate| format!("{} has taken a lock and not let go, and holds a pointer to this one", name(c));
             return near.iter().take(MAX_HOLDERS).map(|c| (c.index, Certainty::Possible, says(c))).collect();
         }
         let (verb, noun) = match held {
@@ -447,7 +451,11 @@ impl Holders {
                     _ => Certainty::Possible,
                 };
                 let ways = if c.must { "on every way" } else { "on some ways" };
-                let before = if c.taken { format!(", having taken a {noun} of this kind on every way in") } else { String::new() };
+                let before = if c.taken {
+                    format!(", having taken a {noun} of this kind on every way in")
+                } else {
+                    String::new()
+                };
                 (c.index, certainty, format!("{} {verb} {ways} on from where it is{before}", name(c)))
             })
             .collect()
@@ -587,7 +595,8 @@ pub fn chains(edges: &[Edge], does: impl Fn(Goid) -> String) -> Vec<Chain> {
 pub fn does(rt: &Runtime, built: &Built, waits: &[Wait], index: usize) -> String {
     let (g, w) = (&built.goroutines[index], &waits[index]);
     let state = if g.wait_reason.is_empty() { g.status.text() } else { &g.wait_reason };
-    let own = |f: &str| !["runtime.", "sync.", "internal/", "time.", "syscall.", "net."].iter().any(|p| f.starts_with(p));
+    let own =
+        |f: &str| !["runtime.", "sync.", "internal/", "time.", "syscall.", "net."].iter().any(|p| f.starts_with(p));
     let frames = symbolize(rt, &built.stacks[index]);
     let at = frames.iter().find(|f| own(&f.function)).or(frames.first());
     let fd = w.fd.map_or(String::new(), |fd| format!(" of descriptor {fd}"));
