@@ -112,6 +112,9 @@ impl State {
     }
 }
 
+/// Where two ways are taken for one: pc, stack pointer, balance.
+type Met = (u64, u64, Vec<(Thing, i8)>);
+
 struct Run<'r, 'c, 'i> {
     rt: &'r Runtime,
     code: &'c mut Code<'i>,
@@ -255,7 +258,7 @@ impl Run<'_, '_, '_> {
     /// Runs one frame to its return, on all ways.
     fn frame(&mut self, first: State) -> Outcome {
         let mut out = Outcome::default();
-        let mut seen: HashSet<(u64, u64, Vec<(Thing, i8)>)> = HashSet::new();
+        let mut seen: HashSet<Met> = HashSet::new();
         let mut todo = vec![first];
         let mut must: Option<BTreeSet<Thing>> = None;
         let mut endless: Option<BTreeSet<Thing>> = None;
