@@ -63,17 +63,18 @@ impl EdgeWords {
     }
 
     /// Word of the source slot in which the pointer of `edge` lies. Panics beyond the last edge.
+    #[inline]
     pub fn get(&self, edge: usize) -> u64 {
         let low = u64::from(self.low[edge]);
-        if self.high.is_empty() {
-            return low;
-        }
+        if self.high.is_empty() { low } else { self.high_of(edge) << 8 | low }
+    }
+
+    fn high_of(&self, edge: usize) -> u64 {
         let block = edge / BLOCK;
         let from = self.blocks[block] as usize;
         let to = self.blocks.get(block + 1).map_or(self.high.len(), |&b| b as usize);
         let n = if from == to { 0 } else { self.high[from..to].partition_point(|h| h.0 as usize <= edge) };
-        let high = (from + n).checked_sub(1).map_or(0, |i| self.high[i].1);
-        u64::from(high) << 8 | low
+        (from + n).checked_sub(1).map_or(0, |i| self.high[i].1.into())
     }
 }
 

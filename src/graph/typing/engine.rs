@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    ops::Range,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -22,6 +23,8 @@ const PARALLEL: usize = 4096;
 const CHUNK: usize = 1024;
 /// Up to this number, the objects that wait are kept in a list.
 const FEW: usize = 1 << 15;
+/// Objects with more edges are split between tasks.
+const MANY_EDGES: usize = 1 << 14;
 /// Ids of which the states are copied together, where many wait.
 const BLOCK: usize = 1 << 18;
 
@@ -199,6 +202,16 @@ impl<'a> Engine<'a> {
 
     /// Evidence of something of type `ty` at byte `offset` of the slot of `id`, from a holder known at `cap` or better.
     fn offer(&self, id: ObjectId, ty: TypeId, offset: u64, cap: Level) -> Option<Level> {
+        // Most offers repeat what is known: a whole object of this type. Nothing that comes from a pointer alone beats it.
+        let known = Key(self.best.get(id.index())?.load(Ordering::Relaxed));
+        if offset == 0
+            && cap != Level::Interface
+            && known.level_bits() >= Level::Whole as u64
+            && known.at() == 0
+            && self.type_of_rank.get(known.rank()) == Some(&ty)
+        {
+            return None;
+        }
         if !self.input.heap.is_allocated(id) {
             return None;
         }
@@ -287,33 +300,69 @@ impl<'a> Engine<'a> {
         );
     }
 
+    /// Passes on what the objects of `round` know, in parallel.
     fn pass_round(&mut self, round: &[(ObjectId, Key)]) {
+        let many = |id: ObjectId| self.input.graph.edges(id).len() > MANY_EDGES;
+        if round.iter().any(|&(id, _)| many(id)) {
+            let (large, small): (Vec<_>, Vec<_>) = round.iter().partition(|&&(id, _)| many(id));
+            self.pass_small(&small);
+            for (id, key) in large {
+                self.pass_large(id, key);
+            }
+        } else {
+            self.pass_small(round);
+        }
+    }
+
+    fn pass_small(&mut self, round: &[(ObjectId, Key)]) {
         let engine = &*self;
         let pass = |chunk: &[(ObjectId, Key)]| {
             let mut out = Vec::new();
             for &(id, key) in chunk {
-                let ty = engine.type_of_rank.get(key.rank()).copied().unwrap_or_default();
-                engine.pass_on(id, ty, key, &mut out);
+                engine.pass_on(id, key, engine.input.graph.edges(id), &mut out);
             }
             out
         };
-        let raised: Vec<Vec<(ObjectId, Level)>> =
+        let raised =
             if round.len() < PARALLEL { vec![pass(round)] } else { round.par_chunks(CHUNK).map(pass).collect() };
+        self.queue(raised);
+    }
+
+    /// One object with many edges, some of them at a time.
+    fn pass_large(&mut self, id: ObjectId, key: Key) {
+        let edges = self.input.graph.edges(id);
+        for from in edges.clone().step_by(BLOCK) {
+            let engine = &*self;
+            let raised = (from..edges.end.min(from + BLOCK))
+                .into_par_iter()
+                .step_by(CHUNK)
+                .map(|at| {
+                    let mut out = Vec::new();
+                    engine.pass_on(id, key, at..edges.end.min(from + BLOCK).min(at + CHUNK), &mut out);
+                    out
+                })
+                .collect();
+            self.queue(raised);
+        }
+    }
+
+    fn queue(&mut self, raised: Vec<Vec<(ObjectId, Level)>>) {
         for (id, level) in raised.into_iter().flatten() {
             self.waiting[level as usize].push(id, self.input.heap.slots);
         }
     }
 
-    /// Offers to every child of `id` what the type of `id` says of it.
-    fn pass_on(&self, id: ObjectId, ty: TypeId, key: Key, out: &mut Vec<(ObjectId, Level)>) {
+    /// Offers to the objects behind `edges` of `id` what the type of `id` says of them.
+    fn pass_on(&self, id: ObjectId, key: Key, edges: Range<usize>, out: &mut Vec<(ObjectId, Level)>) {
         let Some(slot) = self.slots.get(id) else { return };
         if slot.noscan {
             return;
         }
+        let ty = self.type_of_rank.get(key.rank()).copied().unwrap_or_default();
         let types = self.input.types;
         let cap = if key.level() == Some(Level::Guess) { Level::Guess } else { Level::Whole };
         let (begin, repeats) = (slot.data + key.at(), types.kind(ty) == Kind::Backing);
-        for edge in self.input.graph.edges(id) {
+        for edge in edges {
             let Some(offset) = self.edge_at(edge).checked_sub(begin) else { continue };
             if !repeats && offset >= types.size(ty) {
                 continue;

@@ -1,5 +1,7 @@
 //! Reads all spans of a still target: three rounds of batched reads (pointers, mspans, bitmaps), whatever their number.
 
+use rayon::prelude::*;
+
 use super::{ARENA_PAGES, Finder, Heap, PAGE, Span};
 use crate::{
     base::{Addr, Bitmap, ObjectId, bytes},
@@ -25,6 +27,28 @@ pub(crate) fn scattered(rt: &Runtime, at: &[Addr], len: usize) -> Vec<Option<Vec
     bufs.into_iter().zip(ok).map(|(b, r)| r.ok().map(|()| b)).collect()
 }
 
+/// A span in use with its freeindex, allocBits and gcmarkBits.
+type RawSpan = (Span, u32, Addr, Addr);
+
+/// The spans in use among the mspans at `addrs`, each of `size` bytes.
+fn read_spans(rt: &Runtime, addrs: &[u64], size: usize) -> Result<Vec<RawSpan>, ReadError> {
+    let at: Vec<Addr> = addrs.iter().map(|&a| Addr(a)).collect();
+    let mut spans = Vec::with_capacity(addrs.len());
+    for (&addr, raw) in at.iter().zip(scattered(rt, &at, size)) {
+        let Some(raw) = raw else {
+            rt.diag.note("span unreadable", format_args!("mspan at {addr}"));
+            continue;
+        };
+        match decode(&Record::new(&rt.layout, addr, raw)) {
+            Ok(Some(s)) => spans.push(s),
+            Ok(None) => {}
+            Err(e @ ReadError::Layout(_)) => return Err(e),
+            Err(e) => rt.diag.note("span implausible", e),
+        }
+    }
+    Ok(spans)
+}
+
 impl Heap {
     pub fn read(rt: &Runtime) -> Result<Heap, ReadError> {
         let mheap = rt.globals.get(Global::Mheap).ok_or(ReadError::NoGlobal("runtime.mheap_"))?;
@@ -32,22 +56,9 @@ impl Heap {
         let sweepgen = head.get(Field::MheapSweepgen)? as u32;
         let all = rt.words("mheap_.allspans", head.slice(Field::MheapAllspans)?)?;
         let size = rt.layout.size(Struct::Mspan).unwrap_or(0) as usize;
-        let mut spans: Vec<(Span, u32, Addr, Addr)> = Vec::new();
-        for batch in all.chunks(4096) {
-            let at: Vec<Addr> = batch.iter().map(|&a| Addr(a)).collect();
-            for (&addr, raw) in at.iter().zip(scattered(rt, &at, size)) {
-                let Some(raw) = raw else {
-                    rt.diag.note("span unreadable", format_args!("mspan at {addr}"));
-                    continue;
-                };
-                match decode(&Record::new(&rt.layout, addr, raw)) {
-                    Ok(Some(s)) => spans.push(s),
-                    Ok(None) => {}
-                    Err(e @ ReadError::Layout(_)) => return Err(e),
-                    Err(e) => rt.diag.note("span implausible", e),
-                }
-            }
-        }
+        let batches: Vec<Vec<RawSpan>> =
+            all.par_chunks(4096).map(|batch| read_spans(rt, batch, size)).collect::<Result<_, ReadError>>()?;
+        let mut spans = batches.concat();
         spans.sort_by_key(|s| s.0.start);
         spans.dedup_by(|b, a| {
             let overlap = b.0.start.0 < a.0.start.0 + a.0.bytes;
@@ -85,7 +96,7 @@ impl Heap {
 
     /// allocated(i) = i < freeindex or allocBits[i]; in spans that the last collection has not swept yet, only marked
     /// slots are alive.
-    fn read_bits(&mut self, rt: &Runtime, spans: &[(Span, u32, Addr, Addr)]) {
+    fn read_bits(&mut self, rt: &Runtime, spans: &[RawSpan]) {
         self.green_tea = rt.layout.has(Field::HeapArenaPageUseSpanInlineMarkBits) && green_tea(spans);
         let mut bits: Vec<u8> = Vec::new();
         for batch in spans.chunks(BATCH) {
@@ -178,7 +189,7 @@ impl Heap {
 
 /// Does this heap keep inline mark bits (Green Tea: 1.26 by default, 1.25 as an experiment)? Told from the spans: those
 /// with them have fewer slots than the heap bitmap alone would leave.
-fn green_tea(spans: &[(Span, u32, Addr, Addr)]) -> bool {
+fn green_tea(spans: &[RawSpan]) -> bool {
     spans.iter().any(|(s, ..)| {
         let without = (PAGE - if s.noscan { 0 } else { 128 }) / s.elemsize;
         s.bytes == PAGE && (16..=512).contains(&s.elemsize) && u64::from(s.nelems) < without
@@ -186,7 +197,7 @@ fn green_tea(spans: &[(Span, u32, Addr, Addr)]) -> bool {
 }
 
 /// A span in use with its freeindex, allocBits and gcmarkBits; `None` for other states.
-fn decode(r: &Record) -> Result<Option<(Span, u32, Addr, Addr)>, ReadError> {
+fn decode(r: &Record) -> Result<Option<RawSpan>, ReadError> {
     if r.get(Field::MspanState)? != IN_USE {
         return Ok(None);
     }
