@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     base::GoVersion,
     runtime::{LayoutChoice, OpenOptions},
+    target::{HoldMode, fork},
 };
 use failure::Failure;
 
@@ -41,6 +42,9 @@ struct TargetArgs {
     /// Use no symbols and no DWARF, as if the binary was stripped.
     #[arg(long)]
     as_stripped: bool,
+    /// How a running process is kept still while it is looked at.
+    #[arg(long, value_enum, default_value_t = HoldArg::Freeze)]
+    hold: HoldArg,
     /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
@@ -62,6 +66,27 @@ impl TargetArgs {
     }
 }
 
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum HoldArg {
+    /// Not at all: quick, but what is read may change meanwhile.
+    None,
+    /// All threads stop while memory is read; nothing in the process is changed.
+    Freeze,
+    /// All threads stop while the kernel makes a copy-on-write copy of the process (some milliseconds), and the copy is
+    /// looked at. One thread is made to execute the system calls for that; its registers are put back.
+    Fork,
+}
+
+impl From<HoldArg> for HoldMode {
+    fn from(hold: HoldArg) -> HoldMode {
+        match hold {
+            HoldArg::None => HoldMode::None,
+            HoldArg::Freeze => HoldMode::Freeze,
+            HoldArg::Fork => HoldMode::Fork,
+        }
+    }
+}
+
 #[derive(Subcommand, Debug)]
 enum Command {
     Doctor(commands::doctor::DoctorArgs),
@@ -73,6 +98,9 @@ enum Command {
     Dump(commands::dump::DumpArgs),
     #[command(hide = true)]
     Debug(commands::debug::DebugArgs),
+    /// Started by `--hold fork` for its own use.
+    #[command(name = fork::COMMAND, hide = true)]
+    HoldByFork { pid: u32 },
 }
 
 impl Command {
@@ -84,6 +112,10 @@ impl Command {
             Command::Goroutines(a) => commands::goroutines::run(a),
             Command::Locks(a) => commands::locks::run(a),
             Command::Why(a) => commands::why::run(a),
+            Command::HoldByFork { pid } => {
+                fork::holder(*pid);
+                Ok(())
+            }
             Command::Dump(a) => commands::dump::run(a),
             Command::Debug(a) => commands::debug::run(a),
         }

@@ -60,7 +60,7 @@ fn open_process(pid: u32, args: &TargetArgs, timing: &mut BTreeMap<&'static str,
     let rt = Runtime::open(running.clone(), &args.open_options())?;
     timing.insert("binary", begin.elapsed().as_secs_f64() * 1e3);
     let begin = Instant::now();
-    let target = Arc::new(Target::attach(pid, HoldMode::Freeze)?);
+    let target = Arc::new(Target::attach(pid, args.hold.into())?);
     timing.insert("attach", begin.elapsed().as_secs_f64() * 1e3);
     if target.auxv != running.auxv {
         return Err(Failure::new(format!("process {pid} replaced its program meanwhile"), Some("once more")));

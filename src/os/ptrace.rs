@@ -80,6 +80,98 @@ fn wait(tid: u32, flags: i32) -> io::Result<Stop> {
     })
 }
 
+/// What a wait that takes the stop away found. Only for threads whose stops this tool caused itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Taken {
+    Running,
+    /// Entry or exit of a system call (PTRACE_O_TRACESYSGOOD).
+    Syscall,
+    /// PTRACE_EVENT_*: clone, INTERRUPT and the like.
+    Event(i32),
+    Signal(i32),
+    Exited,
+}
+
+pub const EVENT_CLONE: i32 = libc::PTRACE_EVENT_CLONE;
+pub const EVENT_INTERRUPT: i32 = EVENT_STOP;
+pub const OPTION_SYSGOOD: i32 = libc::PTRACE_O_TRACESYSGOOD;
+pub const OPTION_CLONE: i32 = libc::PTRACE_O_TRACECLONE;
+pub const OPTION_EXITKILL: i32 = libc::PTRACE_O_EXITKILL;
+
+/// Waits for nothing; takes the stop that there is.
+pub fn take(tid: u32) -> io::Result<Taken> {
+    // SAFETY: an all-zero siginfo_t is valid, and waitid only writes into it.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WSTOPPED | libc::WEXITED | libc::WNOHANG | libc::__WALL;
+    // SAFETY: `info` outlives the call.
+    if unsafe { libc::waitid(libc::P_PID, tid, &raw mut info, options) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: waitid filled the child-status part of the union (or left it zero).
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    Ok(match info.si_code {
+        _ if pid == 0 => Taken::Running,
+        libc::CLD_TRAPPED | libc::CLD_STOPPED if status == libc::SIGTRAP | 0x80 => Taken::Syscall,
+        libc::CLD_TRAPPED | libc::CLD_STOPPED if status >> 8 != 0 => Taken::Event(status >> 8),
+        libc::CLD_TRAPPED | libc::CLD_STOPPED => Taken::Signal(status & 0xff),
+        _ => Taken::Exited,
+    })
+}
+
+/// Lets a stopped thread run up to the next entry or exit of a system call.
+pub fn to_syscall(tid: u32, signal: i32) -> io::Result<()> {
+    request(libc::PTRACE_SYSCALL, tid, 0, signal as usize)
+}
+
+pub fn resume(tid: u32, signal: i32) -> io::Result<()> {
+    request(libc::PTRACE_CONT, tid, 0, signal as usize)
+}
+
+pub fn set_options(tid: u32, options: i32) -> io::Result<()> {
+    request(libc::PTRACE_SETOPTIONS, tid, 0, options as usize)
+}
+
+/// The number that belongs to the event of this stop: the child's id after a clone.
+pub fn event_message(tid: u32) -> io::Result<u64> {
+    let mut message: libc::c_ulong = 0;
+    request(libc::PTRACE_GETEVENTMSG, tid, 0, (&raw mut message).expose_provenance())?;
+    Ok(message)
+}
+
+/// PTRACE_GETSIGMASK and PTRACE_SETSIGMASK (linux/ptrace.h).
+const GETSIGMASK: libc::c_uint = 0x420a;
+const SETSIGMASK: libc::c_uint = 0x420b;
+
+/// Signals that the thread blocks, one bit each.
+pub fn signal_mask(tid: u32) -> io::Result<u64> {
+    let mut mask = 0u64;
+    request(GETSIGMASK, tid, 8, (&raw mut mask).expose_provenance())?;
+    Ok(mask)
+}
+
+pub fn set_signal_mask(tid: u32, mask: u64) -> io::Result<()> {
+    request(SETSIGMASK, tid, 8, (&raw const mask).expose_provenance())
+}
+
+/// Sets the general registers, in the form of `general_registers`.
+pub fn set_general_registers(tid: u32, words: &[u64]) -> io::Result<()> {
+    let mut iov = libc::iovec { iov_base: words.as_ptr().cast_mut().cast(), iov_len: 8 * words.len() };
+    // SAFETY: `iov` and the words behind it live across the call; the kernel only reads them.
+    check(unsafe { libc::ptrace(libc::PTRACE_SETREGSET, tid as libc::pid_t, NT_PRSTATUS, &raw mut iov) })
+}
+
+/// Ends a process at once.
+pub fn kill(pid: u32) -> io::Result<()> {
+    // SAFETY: plain numbers.
+    if unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) } == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Leaves the session and process group of the parent, so that signals to those do not reach this process.
+pub fn own_session() {
+    // SAFETY: no arguments; fails only for a group leader, which a fresh child is not.
+    unsafe { libc::setsid() };
+}
+
 const NT_PRSTATUS: usize = 1;
 const NT_FPREGSET: usize = 2;
 

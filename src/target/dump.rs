@@ -135,7 +135,8 @@ impl Target {
             threads: self.threads.len() as u64,
             ..DumpFigures::default()
         };
-        let pagemap = procfs::pagemap_file(pid).ok();
+        // Of a copy the original's page map says nothing: then every page is read, and those of zeros left out.
+        let pagemap = if self.mode == "fork" { None } else { procfs::pagemap_file(pid).ok() };
         for s in &segments {
             sink.skip_to(s.offset)?;
             self.write_segment(s, page, pagemap.as_ref(), &mut sink, &mut figures)?;

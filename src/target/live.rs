@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Arch, Fault, Hold, Memory, Target, TargetError, TargetKind, Thread, cache::PageCache};
+use super::{Arch, Fault, Hold, Holder, Memory, Target, TargetError, TargetKind, Thread, cache::PageCache, fork};
 use crate::{
     base::Addr,
     os::{procfs, ptrace, vm},
@@ -28,6 +28,8 @@ pub enum HoldMode {
     None,
     #[default]
     Freeze,
+    /// Stop it for the making of a copy-on-write copy, and look at that.
+    Fork,
 }
 
 /// A thread that does not stop within this time (uninterruptible sleep) is left alone and reported.
@@ -41,9 +43,9 @@ pub(super) struct Freezer {
     held: AtomicBool,
 }
 
-impl Freezer {
+impl Holder for Freezer {
     /// Resumes all threads and waits until that is done.
-    pub(super) fn release(&self) {
+    fn release(&self) {
         let taken = self.release.lock().unwrap_or_else(|e| e.into_inner()).take();
         if let Some((sender, thread)) = taken {
             drop(sender);
@@ -54,11 +56,11 @@ impl Freezer {
         }
     }
 
-    pub(super) fn is_held(&self) -> bool {
+    fn is_held(&self) -> bool {
         self.held.load(Ordering::SeqCst)
     }
 
-    pub(super) fn stopped_ms(&self) -> Option<f64> {
+    fn stopped_ms(&self) -> Option<f64> {
         self.stopped.lock().unwrap_or_else(|e| e.into_inner()).map(|d| d.as_secs_f64() * 1e3)
     }
 }
@@ -155,7 +157,9 @@ impl Target {
         }
         let arch = arch_of_exe(pid)?;
         let mut trouble = Vec::new();
-        let (threads, freezer) = match mode {
+        // Whose memory is looked at.
+        let mut still_pid = pid;
+        let (threads, freezer): (_, Option<Arc<dyn Holder>>) = match mode {
             HoldMode::None => {
                 let tids = procfs::threads(pid).map_err(|e| TargetError::proc(pid, "task", e))?;
                 (tids.into_iter().map(|tid| Thread { tid, regs: None }).collect(), None)
@@ -167,10 +171,15 @@ impl Target {
                 }
                 (still.threads, Some(Arc::new(freezer)))
             }
+            HoldMode::Fork => {
+                let (child, threads, fork) = fork::fork(pid, arch)?;
+                still_pid = child;
+                (threads, Some(Arc::new(fork)))
+            }
         };
-        let mappings = procfs::maps(pid).map_err(|e| TargetError::proc(pid, "maps", e))?;
-        let auxv = procfs::auxv(pid).map_err(|e| TargetError::proc(pid, "auxv", e))?;
-        let live = Arc::new(LiveMemory::new(pid));
+        let mappings = procfs::maps(still_pid).map_err(|e| TargetError::proc(pid, "maps", e))?;
+        let auxv = procfs::auxv(still_pid).map_err(|e| TargetError::proc(pid, "auxv", e))?;
+        let live = Arc::new(LiveMemory::new(still_pid));
         // Try one read now: permission to stop a process and permission to read it can differ.
         let probe = mappings.iter().find(|m| m.readable).map(|m| m.start).unwrap_or_default();
         if let Err(fault) = live.read(probe, &mut [0; 8]) {
@@ -189,7 +198,11 @@ impl Target {
             memory,
             trouble,
             freezer,
-            mode: if mode == HoldMode::None { "none" } else { "freeze" },
+            mode: match mode {
+                HoldMode::None => "none",
+                HoldMode::Freeze => "freeze",
+                HoldMode::Fork => "fork",
+            },
         })
     }
 
@@ -229,7 +242,7 @@ fn freeze(pid: u32, arch: Arch) -> Result<(Still, Freezer), TargetError> {
     let thread = std::thread::Builder::new()
         .name("tracer".into())
         .spawn(move || {
-            let mut tracees = Tracees { pid, stops: BTreeMap::new() };
+            let mut tracees = Tracees::new(pid);
             let result = tracees.stop_all().map(|unstopped| Still { threads: tracees.registers(arch), unstopped });
             let failed = result.is_err();
             if result_tx.send(result).is_ok() && !failed {
@@ -261,7 +274,7 @@ fn freeze(pid: u32, arch: Arch) -> Result<(Still, Freezer), TargetError> {
 }
 
 /// The threads seized so far, with the stop each is in. Lives on the tracer thread only.
-struct Tracees {
+pub(super) struct Tracees {
     pid: u32,
     stops: BTreeMap<u32, ptrace::Stop>,
 }
@@ -274,8 +287,33 @@ impl Drop for Tracees {
 }
 
 impl Tracees {
+    pub(super) fn new(pid: u32) -> Tracees {
+        Tracees { pid, stops: BTreeMap::new() }
+    }
+
+    pub(super) fn tids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.stops.keys().copied()
+    }
+
+    pub(super) fn stop_of(&self, tid: u32) -> Option<ptrace::Stop> {
+        self.stops.get(&tid).copied()
+    }
+
+    /// Seizes and stops one thread only.
+    pub(super) fn stop_one(&mut self, tid: u32) -> Result<(), String> {
+        ptrace::seize(tid, 0).and_then(|()| ptrace::interrupt(tid)).map_err(|e| e.to_string())?;
+        self.stops.insert(tid, ptrace::Stop::Running);
+        match self.wait_stop(tid) {
+            Some(stop @ (ptrace::Stop::Event | ptrace::Stop::Signal(_))) => {
+                self.stops.insert(tid, stop);
+                Ok(())
+            }
+            _ => Err(format!("thread {tid} does not stop")),
+        }
+    }
+
     /// Seizes and stops every thread, those born meanwhile included. Answers the threads that would not stop.
-    fn stop_all(&mut self) -> Result<Vec<u32>, TargetError> {
+    pub(super) fn stop_all(&mut self) -> Result<Vec<u32>, TargetError> {
         let mut unstopped = Vec::new();
         loop {
             let mut fresh = Vec::new();
@@ -364,7 +402,7 @@ impl Tracees {
     }
 
     /// Detaches from every thread, giving back the signal that its stop caught.
-    fn let_go(&mut self) {
+    pub(super) fn let_go(&mut self) {
         for (tid, stop) in std::mem::take(&mut self.stops) {
             let signal = match ptrace::look(tid) {
                 Ok(ptrace::Stop::Signal(s)) => s,

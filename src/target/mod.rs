@@ -11,6 +11,7 @@ mod cache;
 mod core;
 mod dump;
 pub mod fake;
+pub mod fork;
 mod live;
 
 pub use core::is_core;
@@ -156,6 +157,14 @@ pub struct Hold {
     pub stopped_ms: Option<f64>,
 }
 
+/// What keeps a live target still. Letting go happens once, at the latest on drop.
+trait Holder: Send + Sync {
+    fn release(&self);
+    fn is_held(&self) -> bool;
+    /// `None` while held.
+    fn stopped_ms(&self) -> Option<f64>;
+}
+
 /// One process, held still, or a core file.
 pub struct Target {
     pub kind: TargetKind,
@@ -173,7 +182,7 @@ pub struct Target {
     pub memory: Arc<dyn Memory>,
     /// What went wrong while opening: (kind, example), for the diagnostics of the answer.
     pub trouble: Vec<(&'static str, String)>,
-    freezer: Option<Arc<live::Freezer>>,
+    freezer: Option<Arc<dyn Holder>>,
     mode: &'static str,
 }
 
