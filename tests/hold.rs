@@ -163,7 +163,11 @@ fn the_tool_may_be_killed_at_any_moment() {
                     .expect("gosleuth starts");
                 seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                 std::thread::sleep(Duration::from_micros((seed >> 33) % whole));
-                if tool.try_wait().expect("our child").is_some() { finished += 1 } else { killed += 1 }
+                if tool.try_wait().expect("our child").is_some() {
+                    finished += 1
+                } else {
+                    killed += 1
+                }
                 let _ = tool.kill();
                 let _ = tool.wait();
             }

@@ -100,7 +100,9 @@ enum Command {
     Debug(commands::debug::DebugArgs),
     /// Started by `--hold fork` for its own use.
     #[command(name = fork::COMMAND, hide = true)]
-    HoldByFork { pid: u32 },
+    HoldByFork {
+        pid: u32,
+    },
 }
 
 impl Command {

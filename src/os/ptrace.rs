@@ -163,7 +163,11 @@ pub fn set_general_registers(tid: u32, words: &[u64]) -> io::Result<()> {
 /// Ends a process at once.
 pub fn kill(pid: u32) -> io::Result<()> {
     // SAFETY: plain numbers.
-    if unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) } == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) } == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Leaves the session and process group of the parent, so that signals to those do not reach this process.

@@ -27,10 +27,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Arch, Holder, TargetError, Thread,
-    live::Tracees,
-};
+use super::{Arch, Holder, TargetError, Thread, live::Tracees};
 use crate::{
     base::Addr,
     os::{procfs, ptrace, vm},
@@ -202,12 +199,9 @@ fn cgroup_limits(pid: u32) -> Vec<(u64, u64, String)> {
         let (_, controllers, path) = (parts.next(), parts.next().unwrap_or(""), parts.next().unwrap_or("/"));
         let (root, limit, used, cache) = match controllers {
             "" => ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file "),
-            c if c.split(',').any(|c| c == "memory") => (
-                "/sys/fs/cgroup/memory",
-                "memory.limit_in_bytes",
-                "memory.usage_in_bytes",
-                "total_inactive_file ",
-            ),
+            c if c.split(',').any(|c| c == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ")
+            }
             _ => continue,
         };
         // Deeper than any real tree; a path from another cgroup namespace simply is not there.
@@ -266,10 +260,8 @@ fn copy(pid: u32) -> Result<Copied, String> {
         let begin = Instant::now();
         let mut tracees = Tracees::new(pid);
         let unstopped = tracees.stop_all().map_err(|e| e.to_string())?;
-        let threads: Vec<(u32, Vec<u64>)> = tracees
-            .tids()
-            .map(|tid| (tid, ptrace::general_registers(tid).unwrap_or_default()))
-            .collect();
+        let threads: Vec<(u32, Vec<u64>)> =
+            tracees.tids().map(|tid| (tid, ptrace::general_registers(tid).unwrap_or_default())).collect();
         let made = match tracees.suitable(pid, &threads) {
             Some((tid, at)) => inject(tid, at, [SYS_CLONE, CLONE_FILES, 0, 0, 0, 0, 0]),
             None => Err("every thread is about to handle a signal".into()),
