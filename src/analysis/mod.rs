@@ -4,6 +4,7 @@ pub mod dominators;
 pub mod goroutines;
 pub mod histogram;
 pub mod holders;
+pub mod leaks;
 pub mod liveness;
 pub mod locks;
 pub mod paths;

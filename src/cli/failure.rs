@@ -16,11 +16,20 @@ pub struct Failure {
     remedy: Option<String>,
     /// The reader of our output went away: not worth a word.
     pub broken_pipe: bool,
+    /// Not an error: what the user asked to fail on was found.
+    pub finding: bool,
 }
 
 impl Failure {
     pub fn new(message: impl Into<String>, remedy: Option<&str>) -> Failure {
-        Failure { message: message.into(), remedy: remedy.map(str::to_owned), broken_pipe: false }
+        Failure { message: message.into(), remedy: remedy.map(str::to_owned), broken_pipe: false, finding: false }
+    }
+}
+
+impl Failure {
+    /// Exit code 1 instead of 2.
+    pub fn finding(message: impl Into<String>) -> Failure {
+        Failure { finding: true, ..Failure::new(message, None) }
     }
 }
 
@@ -51,7 +60,7 @@ impl From<TargetError> for Failure {
             }),
             _ => None,
         };
-        Failure { message: e.to_string(), remedy, broken_pipe: false }
+        Failure { message: e.to_string(), remedy, broken_pipe: false, finding: false }
     }
 }
 

@@ -95,6 +95,7 @@ enum Command {
     Goroutines(commands::goroutines::GoroutinesArgs),
     Locks(commands::locks::LocksArgs),
     Why(commands::why::WhyArgs),
+    Leaks(commands::leaks::LeaksArgs),
     Dump(commands::dump::DumpArgs),
     #[command(hide = true)]
     Debug(commands::debug::DebugArgs),
@@ -118,6 +119,7 @@ impl Command {
                 fork::holder(*pid);
                 Ok(())
             }
+            Command::Leaks(a) => commands::leaks::run(a),
             Command::Dump(a) => commands::dump::run(a),
             Command::Debug(a) => commands::debug::run(a),
         }
@@ -134,7 +136,7 @@ pub fn main() -> ExitCode {
         Err(f) if f.broken_pipe => ExitCode::SUCCESS,
         Err(f) => {
             eprintln!("{f}");
-            ExitCode::from(2)
+            ExitCode::from(if f.finding { 1 } else { 2 })
         }
     }
 }

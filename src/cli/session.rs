@@ -12,7 +12,7 @@ use crate::{
     os::procfs,
     report::{Envelope, SCHEMA_VERSION, TargetInfo, Tool},
     runtime::{Runtime, heap::Heap},
-    target::{HoldMode, Target, TargetError, is_core},
+    target::{HoldMode, Target, TargetError, TargetKind, is_core},
 };
 
 pub struct Session {
@@ -85,6 +85,10 @@ impl Session {
             rt.diag.note(kind, example);
         }
         Ok(Session { rt, timing, started })
+    }
+
+    pub fn is_live(&self) -> bool {
+        self.rt.target.kind == TargetKind::Live
     }
 
     /// Runs one stage and keeps its time.

@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod dump;
 pub mod goroutines;
 pub mod locks;
+pub mod leaks;
 pub mod overview;
 pub mod top;
 pub mod why;

@@ -106,6 +106,25 @@ impl TypeTable {
         PtrTo::Untyped
     }
 
+    /// The innermost value that contains byte `offset` of a value of type `id`, and the offset in it: descends arrays,
+    /// structs and made types. Cost as `pointee`.
+    pub fn leaf_at(&self, id: TypeId, offset: u64) -> (TypeId, u64) {
+        let (mut id, mut offset) = (id, offset);
+        for _ in 0..MAX_DEPTH {
+            match self.kind(id) {
+                Kind::Backing | Kind::Array if self.size(self.elem(id)) > 0 => {
+                    (id, offset) = (self.elem(id), offset % self.size(self.elem(id)));
+                }
+                kind if kind.has_fields() => match self.field_at(id, offset) {
+                    Some(f) => (id, offset) = (f.ty, offset - f.offset),
+                    None => break,
+                },
+                _ => break,
+            }
+        }
+        (id, offset)
+    }
+
     /// The innermost part of `id` that begins at byte `offset` and is of type `wanted`; tells whether a pointer of type
     /// `*wanted` may point there.
     pub fn has_part_at(&self, id: TypeId, offset: u64, wanted: TypeId) -> bool {

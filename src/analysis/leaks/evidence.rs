@@ -1,0 +1,148 @@
+//! What the verdict needs besides graph and types: lengths of slices and strings that lead to large buffers, fill of
+//! maps and channels. Read while the target is held; bounded samples, no contents.
+
+use std::collections::HashMap;
+
+use crate::{
+    base::{Addr, ObjectId, bytes},
+    graph::{build::Built, typing::Typed},
+    runtime::{Runtime, heap::Heap, types::Kind},
+};
+
+/// Buffers below this size are not worth a look: pinning one costs less than telling it.
+const LARGE_BUFFER: u64 = 2048;
+/// Headers of each kind that are read at most: 1.5 MiB of headers.
+const MAX_HEADERS: usize = 65_536;
+
+/// How much of a pointer-free buffer its slices and strings can see.
+#[derive(Clone, Copy, Debug)]
+pub struct Use {
+    /// Lowest and highest byte (exclusive) that any header's length covers, from the start of the slot.
+    pub from: u64,
+    pub to: u64,
+    /// Highest byte that any header's capacity covers.
+    pub cap_to: u64,
+    /// All headers are strings.
+    pub text: bool,
+}
+
+/// How many of a container's places are in use.
+#[derive(Clone, Copy, Debug)]
+pub struct Fill {
+    pub used: u64,
+    /// Channels: capacity; maps: 0.
+    pub capacity: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    pub buffers: HashMap<ObjectId, Use>,
+    /// By header object of a map or channel.
+    pub fills: HashMap<ObjectId, Fill>,
+    /// Large buffers whose headers were not read because there were too many.
+    pub buffers_left_out: u64,
+}
+
+struct Header {
+    at: Addr,
+    target: ObjectId,
+    text: bool,
+}
+
+impl Evidence {
+    /// One pass over the edges of typed objects, then scattered reads. The target must be held.
+    pub fn gather(rt: &Runtime, heap: &Heap, built: &Built, typed: &Typed) -> Evidence {
+        let mut out = Evidence::default();
+        let (mut headers, mut containers) = (Vec::new(), Vec::new());
+        let types = &typed.types;
+        for span in heap.spans.iter().filter(|s| !s.noscan) {
+            let data = span.value_offset(rt);
+            for id in (span.first.0..span.first.0 + span.nelems).map(ObjectId) {
+                let ty = typed.typing.type_of(id);
+                if !ty.is_known() || !built.graph.reachable.get(id.index()) {
+                    continue;
+                }
+                if matches!(types.kind(ty), Kind::MapHeader | Kind::ChanHeader) && containers.len() < MAX_HEADERS {
+                    containers.push((id, types.kind(ty)));
+                }
+                for e in built.graph.edges(id) {
+                    let target = built.graph.target[e];
+                    let to = heap.span_of(target);
+                    if !to.noscan || to.elemsize < LARGE_BUFFER {
+                        continue;
+                    }
+                    let offset = 8 * built.graph.word_of(e);
+                    let begin = data + typed.typing.part_of(id).unwrap_or(0);
+                    let Some(inside) = offset.checked_sub(begin) else { continue };
+                    let (leaf, rest) = types.leaf_at(ty, inside);
+                    let kind = types.kind(leaf);
+                    if rest != 0 || !matches!(kind, Kind::Slice | Kind::String) {
+                        continue;
+                    }
+                    if headers.len() == MAX_HEADERS {
+                        out.buffers_left_out += 1;
+                        continue;
+                    }
+                    let i = (id.0 - span.first.0) as u64;
+                    headers.push(Header {
+                        at: span.start.offset(i * span.elemsize + offset),
+                        target,
+                        text: kind == Kind::String,
+                    });
+                }
+            }
+        }
+        out.read_headers(rt, heap, typed, &headers);
+        out.read_containers(rt, heap, &containers);
+        out
+    }
+
+    fn read_headers(&mut self, rt: &Runtime, heap: &Heap, typed: &Typed, headers: &[Header]) {
+        for batch in headers.chunks(1024) {
+            let mut raw = vec![0u8; 24 * batch.len()];
+            let mut ranges: Vec<(Addr, &mut [u8])> = batch
+                .iter()
+                .zip(raw.chunks_exact_mut(24))
+                .map(|(h, b)| (h.at, if h.text { &mut b[..16] } else { b }))
+                .collect();
+            let ok = rt.target.memory.read_scattered(&mut ranges);
+            for ((h, raw), ok) in batch.iter().zip(raw.chunks_exact(24)).zip(ok) {
+                let word = |i| bytes::u64_at(raw, i).unwrap_or(0);
+                let (start, size) = heap.extent(h.target);
+                let Some(from) = ok.ok().and(word(0).checked_sub(start.0)).filter(|&f| f < size) else { continue };
+                let elem = match typed.types.kind(typed.typing.type_of(h.target)) {
+                    Kind::Backing if !h.text => typed.types.size(typed.typing.type_of(h.target)).max(1),
+                    _ => 1,
+                };
+                let end = |n: u64| n.checked_mul(elem).and_then(|n| n.checked_add(from)).map_or(size, |e| e.min(size));
+                let cap = if h.text { word(8) } else { word(16) };
+                let (to, cap_to) = (end(word(8)), end(cap));
+                self.buffers
+                    .entry(h.target)
+                    .and_modify(|u| {
+                        (u.from, u.to, u.cap_to) = (u.from.min(from), u.to.max(to), u.cap_to.max(cap_to));
+                        u.text &= h.text;
+                    })
+                    .or_insert(Use { from, to, cap_to, text: h.text });
+            }
+        }
+    }
+
+    /// The first words: number of elements, of channels also the capacity (runtime/chan.go hchan qcount and dataqsiz,
+    /// runtime/map.go hmap.count, internal/runtime/maps Map.used).
+    fn read_containers(&mut self, rt: &Runtime, heap: &Heap, containers: &[(ObjectId, Kind)]) {
+        for batch in containers.chunks(1024) {
+            let mut raw = vec![0u8; 16 * batch.len()];
+            let mut ranges: Vec<(Addr, &mut [u8])> =
+                batch.iter().zip(raw.chunks_exact_mut(16)).map(|((id, _), b)| (heap.extent(*id).0, b)).collect();
+            let ok = rt.target.memory.read_scattered(&mut ranges);
+            for (((id, kind), raw), ok) in batch.iter().zip(raw.chunks_exact(16)).zip(ok) {
+                if ok.is_ok() {
+                    let word = |i| bytes::u64_at(raw, i).unwrap_or(0);
+                    let capacity = if *kind == Kind::ChanHeader { word(8) } else { 0 };
+                    self.fills.insert(*id, Fill { used: word(0), capacity });
+                }
+            }
+        }
+    }
+}

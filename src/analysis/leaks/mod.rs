@@ -1,0 +1,118 @@
+//! The verdict: where memory piles up, who holds it, which known pattern of leak that is, how sure, and what to do.
+//!
+//! A pile is a node of the dominator tree that retains much while none of the nodes below it does: the place where many
+//! small things hang on one hook. `piles` finds them, `patterns` names them, `growth` compares looks.
+
+mod evidence;
+mod growth;
+mod patterns;
+mod piles;
+
+use serde::Serialize;
+
+use crate::{
+    analysis::{
+        dominators::{Dominators, Vertex},
+        holders::Holders,
+    },
+    base::{Addr, ObjectId},
+    graph::{build::Built, typing::Typed},
+    runtime::{Runtime, heap::Heap},
+};
+
+pub use evidence::{Evidence, Fill, Use};
+pub use growth::{Look, compare};
+pub use patterns::Pattern;
+
+/// How far the evidence carries.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Certainty {
+    /// Holds much; whether it grows, one look cannot tell.
+    Possible,
+    /// It grew from look to look, or its shape is one that healthy programs seldom have.
+    Likely,
+    /// What was read proves it: this memory cannot be used or freed any more, or is pinned by a sliver.
+    Sure,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Suspect {
+    pub pattern: Pattern,
+    /// `global main.cache`, `goroutine main.consume`, `timer`, `finalizer`.
+    pub holder: String,
+    /// The type that most of it belongs to.
+    #[serde(rename = "type")]
+    pub type_name: String,
+    /// How many objects of that type.
+    pub objects: u64,
+    pub retained_bytes: u64,
+    /// Share of the live heap in parts per thousand.
+    pub share_permille: u64,
+    /// Stacks of the goroutines, where goroutines are the pile.
+    pub stack_bytes: u64,
+    pub growth_bytes_per_hour: Option<f64>,
+    pub certainty: Certainty,
+    pub evidence: Vec<String>,
+    /// From the holder to the pile: types with the member that leads on.
+    pub path: Vec<String>,
+    /// Stack of a sampled allocation of this type, innermost first.
+    pub allocated_at: Option<Vec<String>>,
+    pub advice: String,
+}
+
+/// Everything the verdict looks at.
+pub struct Case<'a> {
+    pub rt: &'a Runtime,
+    pub heap: &'a Heap,
+    pub built: &'a Built,
+    pub typed: &'a Typed,
+    pub evidence: &'a Evidence,
+    pub holders: &'a Holders,
+    pub dom: &'a Dominators,
+    pub live_bytes: u64,
+}
+
+/// What is looked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Thresholds {
+    /// Smallest pile that is told.
+    pub bytes: u64,
+    /// Smallest share of the live heap, in parts per thousand, unless the pile is provably useless.
+    pub permille: u64,
+    /// Fewest goroutines in one place that count as a pile.
+    pub goroutines: u64,
+}
+
+impl Default for Thresholds {
+    fn default() -> Thresholds {
+        Thresholds { bytes: 1 << 20, permille: 50, goroutines: 100 }
+    }
+}
+
+/// Suspects, the heaviest first.
+pub fn suspects(case: &Case, limits: Thresholds) -> Vec<Suspect> {
+    let mut out: Vec<Suspect> =
+        piles::find(case, limits).into_iter().filter_map(|pile| patterns::judge(case, &pile, limits)).collect();
+    out.sort_by(|a, b| {
+        (b.certainty, b.retained_bytes + b.stack_bytes).cmp(&(a.certainty, a.retained_bytes + a.stack_bytes))
+    });
+    out
+}
+
+impl Case<'_> {
+    fn object(&self, node: super::dominators::Node) -> Option<ObjectId> {
+        match self.dom.vertex(node) {
+            Vertex::Object(id) => Some(id),
+            _ => None,
+        }
+    }
+
+    fn type_name(&self, id: ObjectId) -> &str {
+        self.typed.name(id).unwrap_or("(untyped)")
+    }
+
+    fn addr(&self, id: ObjectId) -> Addr {
+        self.heap.extent(id).0
+    }
+}

@@ -1,0 +1,244 @@
+//! Finds the piles: from each holder down the dominator tree as long as one child has most of what is retained.
+
+use std::collections::HashMap;
+
+use super::{Case, Thresholds};
+use crate::{
+    analysis::{
+        dominators::{Node, Vertex},
+        holders::HolderKind,
+    },
+    base::ObjectId,
+    runtime::types::{Kind, TypeId},
+};
+
+/// One pile.
+pub struct Pile {
+    /// Top-level holder; `None` where several hold it.
+    pub holder: Option<u32>,
+    /// Objects from the holder to the pile, the pile's own node last; empty where the holder itself is the hook.
+    pub chain: Vec<ObjectId>,
+    pub retained: u64,
+    /// What hangs there, by type, heaviest first: the first thing on each way down that is a program's own type.
+    pub contents: Vec<Content>,
+    /// Objects of one type in a row, each the only way to the next.
+    pub run: u64,
+    /// For goroutine groups: how many, and their stacks.
+    pub goroutines: u64,
+    pub stack_bytes: u64,
+    /// Large buffers that hang there and what of them can be seen.
+    pub pinned: Pinned,
+    /// Types met on the way down below the pile, containers included.
+    pub met: Vec<TypeId>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Content {
+    pub ty: TypeId,
+    pub objects: u64,
+    /// Retained by them.
+    pub bytes: u64,
+    /// One of them, to show.
+    pub example: ObjectId,
+}
+
+/// Buffers below a pile of which only a sliver is visible.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pinned {
+    pub buffers: u64,
+    pub bytes: u64,
+    pub visible: u64,
+    /// The sliver does not begin where the buffer does.
+    pub inside: u64,
+    pub text: u64,
+}
+
+pub fn find(case: &Case, limits: Thresholds) -> Vec<Pile> {
+    let mut out = Vec::new();
+    let threshold = limits.bytes.max(case.live_bytes / 1000 * limits.permille);
+    // Multiply held objects hang on the super root: by type.
+    let mut loose: HashMap<TypeId, (Vec<Node>, u64)> = HashMap::new();
+    for child in case.dom.children(case.dom.root()) {
+        match case.dom.vertex(child) {
+            Vertex::Holder(h) => {
+                let kind = case.holders.list[h as usize].kind;
+                match kind {
+                    HolderKind::Goroutines => group(case, child, h, limits, threshold, &mut out),
+                    HolderKind::Finalizer | HolderKind::Cleanup => {
+                        if case.dom.retained(child) >= threshold {
+                            out.push(pile(case, Some(h), vec![], &[child]));
+                        }
+                    }
+                    HolderKind::Global => descend(case, Some(h), child, threshold, &mut out),
+                    HolderKind::Runtime | HolderKind::Goroutine => {}
+                }
+            }
+            Vertex::Object(id) => {
+                if case.dom.retained(child) >= threshold {
+                    descend(case, None, child, threshold, &mut out);
+                } else {
+                    let l = loose.entry(case.typed.typing.type_of(id)).or_default();
+                    l.0.push(child);
+                    l.1 += case.dom.retained(child);
+                }
+            }
+            Vertex::Super => {}
+        }
+    }
+    for (ty, (nodes, bytes)) in loose {
+        if bytes >= threshold && nodes.len() as u64 >= limits.goroutines && ty.is_known() {
+            let mut p = pile(case, None, vec![], &nodes);
+            p.retained = bytes;
+            out.push(p);
+        }
+    }
+    out
+}
+
+/// All goroutines of one function; or the few of them that hold much by themselves.
+fn group(case: &Case, node: Node, holder: u32, limits: Thresholds, threshold: u64, out: &mut Vec<Pile>) {
+    let start = case.holders.list[holder as usize].addr;
+    let members: Vec<_> = case.built.goroutines.iter().filter(|g| g.startpc == start).collect();
+    let stacks: u64 = members.iter().map(|g| g.stack.1.0.saturating_sub(g.stack.0.0)).sum();
+    // The runtime keeps the g and what belongs to it (sudogs, defers) for the goroutine.
+    let own: u64 =
+        members.iter().filter_map(|g| case.dom.object(case.heap.find(g.addr)?.0)).map(|n| case.dom.retained(n)).sum();
+    if members.len() as u64 >= limits.goroutines {
+        let mut p = pile(case, Some(holder), vec![], &[node]);
+        (p.goroutines, p.stack_bytes) = (members.len() as u64, stacks);
+        p.retained += own;
+        out.push(p);
+    } else if case.dom.retained(node) >= threshold {
+        for g in case.dom.children(node).filter(|&n| case.dom.retained(n) >= threshold) {
+            let before = out.len();
+            descend(case, Some(holder), g, threshold, out);
+            for p in &mut out[before..] {
+                p.goroutines = 1;
+            }
+        }
+    }
+}
+
+/// Follows the heavy children; a node whose heavy children leave much unexplained is a pile as well.
+fn descend(case: &Case, holder: Option<u32>, top: Node, threshold: u64, out: &mut Vec<Pile>) {
+    const MAX_CHAIN: usize = 1 << 20;
+    let mut todo = vec![(top, Vec::new())];
+    while let Some((mut node, mut chain)) = todo.pop() {
+        if case.dom.retained(node) < threshold {
+            continue;
+        }
+        let mut run = 0u64;
+        loop {
+            if let Some(id) = case.object(node) {
+                let ty = case.typed.typing.type_of(id);
+                let same = chain.last().is_some_and(|&p| case.typed.typing.type_of(p) == ty) && ty.is_known();
+                run = if same { run + 1 } else { run };
+                chain.push(id);
+            }
+            let bytes = case.dom.retained(node);
+            let heavy: Vec<Node> =
+                case.dom.children(node).filter(|&c| case.dom.retained(c) >= threshold.max(bytes / 5)).collect();
+            match heavy.as_slice() {
+                [one] if case.dom.retained(*one) >= bytes / 10 * 6 && chain.len() < MAX_CHAIN => node = *one,
+                [] => {
+                    let start = *chain.first().unwrap_or(&ObjectId(0));
+                    let from = if run > 64 { case.dom.object(start).unwrap_or(node) } else { node };
+                    let mut p = pile(case, holder, chain, &[from]);
+                    p.run = run;
+                    out.push(p);
+                    break;
+                }
+                many => {
+                    let told: u64 = many.iter().map(|&c| case.dom.retained(c)).sum();
+                    if bytes.saturating_sub(told) >= threshold {
+                        let mut p = pile(case, holder, chain.clone(), &[node]);
+                        p.retained = bytes - told;
+                        out.push(p);
+                    }
+                    todo.extend(many.iter().map(|&c| (c, chain.clone())));
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Sums up what is below `nodes`.
+fn pile(case: &Case, holder: Option<u32>, chain: Vec<ObjectId>, nodes: &[Node]) -> Pile {
+    let mut p = Pile {
+        holder,
+        chain,
+        retained: nodes.iter().map(|&n| case.dom.retained(n)).sum(),
+        contents: Vec::new(),
+        run: 0,
+        goroutines: 0,
+        stack_bytes: 0,
+        pinned: Pinned::default(),
+        met: Vec::new(),
+    };
+    let mut sums: HashMap<TypeId, Content> = HashMap::new();
+    let mut met: HashMap<TypeId, ()> = HashMap::new();
+    // (node, below the first own type: count no more)
+    let mut stack: Vec<(Node, bool)> = nodes.iter().map(|&n| (n, false)).collect();
+    let hook: Option<ObjectId> = p.chain.last().copied();
+    while let Some((node, counted)) = stack.pop() {
+        let mut below = counted;
+        if let Some(id) = case.object(node) {
+            let ty = case.typed.typing.type_of(id);
+            met.entry(ty).or_default();
+            look_at_buffer(case, id, &mut p.pinned);
+            let leaf = case.dom.children(node).next().is_none();
+            // The nodes of a list are each below the other: every one counts, with its own bytes only.
+            let own = is_own(case, ty);
+            if own || (leaf && !counted && Some(id) != hook) {
+                let bytes = if own && counted { 0 } else { case.dom.retained(node) };
+                let c = sums.entry(ty).or_insert(Content { ty, objects: 0, bytes: 0, example: id });
+                c.objects += 1;
+                c.bytes += bytes;
+                below = true;
+            }
+        }
+        stack.extend(case.dom.children(node).map(|c| (c, below)));
+    }
+    p.contents = sums.into_values().collect();
+    p.contents.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.ty.cmp(&b.ty)));
+    p.met = met.into_keys().collect();
+    p.met.sort_unstable();
+    p
+}
+
+fn look_at_buffer(case: &Case, id: ObjectId, pinned: &mut Pinned) {
+    let Some(seen) = case.evidence.buffers.get(&id) else { return };
+    let size = case.heap.extent(id).1;
+    let visible = seen.to.saturating_sub(seen.from);
+    // An eighth: what append's growth leaves unused is less.
+    if visible > size / 8 {
+        return;
+    }
+    pinned.buffers += 1;
+    pinned.bytes += size;
+    pinned.visible += visible;
+    pinned.inside += u64::from(seen.from > 0);
+    pinned.text += u64::from(seen.text);
+}
+
+/// A struct of the program or of a library with a name of its own, not plumbing.
+fn is_own(case: &Case, ty: TypeId) -> bool {
+    const PLUMBING: [&str; 9] = [
+        "runtime",
+        "sync",
+        "internal/sync",
+        "sync/atomic",
+        "context",
+        "time",
+        "container/list",
+        "internal/runtime/maps",
+        "bufio",
+    ];
+    let types = &case.typed.types;
+    if types.kind(ty) != Kind::Struct || !types.is_named(ty) {
+        return false;
+    }
+    let package = types.package(ty);
+    !PLUMBING.contains(&package) && !package.starts_with("internal/")
+}

@@ -1,0 +1,198 @@
+//! `leaks`: the verdict.
+
+use std::{
+    io::{self, Write},
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{Failure, Session, TargetArgs, print};
+use crate::{
+    analysis::{
+        dominators::Dominators,
+        holders::Holders,
+        leaks::{self, Case, Certainty, Evidence, Look, Suspect, Thresholds},
+    },
+    base::units,
+    graph::typing::Typed,
+};
+
+/// What leaks, who holds it, and what to do about it.
+#[derive(Args, Debug)]
+pub struct LeaksArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Look three times over this long and tell what grew: 60s, 5m, 1h.
+    #[arg(long = "for", value_parser = duration)]
+    over: Option<Duration>,
+    /// Smallest pile that is told, in bytes (1 MiB).
+    #[arg(long, default_value_t = 1 << 20)]
+    min: u64,
+    /// Exit with 1 if suspects that are likely or sure retain more than this together (bytes, or 64MiB, 2GiB).
+    #[arg(long, value_parser = size)]
+    fail_over: Option<u64>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let (n, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
+    let n: u64 = n.parse().map_err(|_| format!("{text:?} is not a time such as 60s, 5m, 1h"))?;
+    let seconds = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(format!("{text:?} is not a time such as 60s, 5m, 1h")),
+    };
+    n.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| "too long".into())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let (n, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
+    let n: u64 = n.trim().parse().map_err(|_| format!("{text:?} is not a size such as 64MiB"))?;
+    let shift = match unit.to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        _ => return Err(format!("{text:?} is not a size such as 64MiB")),
+    };
+    n.checked_shl(shift).ok_or_else(|| "too large".into())
+}
+
+#[derive(Serialize)]
+struct LeaksResult {
+    live_objects: u64,
+    live_bytes: u64,
+    looks: usize,
+    suspects: Vec<Suspect>,
+}
+
+fn look(s: &mut Session, limits: Thresholds) -> Result<(Look, u64, u64), Failure> {
+    let at = Instant::now();
+    let heap = s.heap()?;
+    let built = s.graph(&heap)?;
+    let typed = s.stage("types", |rt| Typed::new(rt, &heap, &built));
+    let evidence = s.stage("evidence", |rt| Evidence::gather(rt, &heap, &built, &typed));
+    s.rt.target.release();
+    let holders = s.stage("holders", |rt| Holders::of(rt, &built));
+    let dom = s.stage("dominators", |_| Dominators::compute(&built.graph, &holders.tree, |o| heap.extent(o).1));
+    let dom = dom.map_err(|e| Failure::new(e.to_string(), None))?;
+    let live_bytes = dom.retained(dom.root());
+    let live_objects = built.graph.reachable.count_ones() as u64;
+    let suspects = s.stage("verdict", |rt| {
+        let case = Case {
+            rt,
+            heap: &heap,
+            built: &built,
+            typed: &typed,
+            evidence: &evidence,
+            holders: &holders,
+            dom: &dom,
+            live_bytes,
+        };
+        leaks::suspects(&case, limits)
+    });
+    Ok((Look { at, suspects }, live_objects, live_bytes))
+}
+
+pub fn run(args: &LeaksArgs) -> Result<(), Failure> {
+    let limits = Thresholds { bytes: args.min, ..Thresholds::default() };
+    let mut looks = Vec::new();
+    let mut session = Session::open(&args.target)?;
+    let (first, mut live_objects, mut live_bytes) = look(&mut session, limits)?;
+    looks.push(first);
+    if let Some(over) = args.over {
+        if session.rt.target.pid.is_none() || !session.is_live() {
+            return Err(Failure::new("a core does not grow: --for needs a live process", None));
+        }
+        for _ in 0..2 {
+            std::thread::sleep(over / 2);
+            session = Session::open(&args.target)?;
+            let (next, objects, bytes) = look(&mut session, limits)?;
+            (live_objects, live_bytes) = (objects, bytes);
+            looks.push(next);
+        }
+    }
+    let n = looks.len();
+    let suspects = leaks::compare(looks);
+    let blamed: u64 =
+        suspects.iter().filter(|s| s.certainty >= Certainty::Likely).map(|s| s.retained_bytes + s.stack_bytes).sum();
+    let e = session.envelope("leaks", LeaksResult { live_objects, live_bytes, looks: n, suspects });
+    print(&args.target, &e, text)?;
+    match args.fail_over {
+        Some(limit) if blamed > limit => Err(Failure::finding(format!(
+            "suspects that are likely or sure retain {}, more than {}",
+            units::bytes(blamed),
+            units::bytes(limit)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn text(out: &mut dyn Write, r: &LeaksResult) -> io::Result<()> {
+    let looks = if r.looks > 1 { format!(" in {} looks", r.looks) } else { String::new() };
+    if r.suspects.is_empty() {
+        return writeln!(
+            out,
+            "No leak suspects{looks}: {} alive in {} objects, and no place holds an unusual part of it.",
+            units::bytes(r.live_bytes),
+            units::count(r.live_objects)
+        );
+    }
+    writeln!(
+        out,
+        "{} suspect(s){looks}; {} alive in {} objects.",
+        r.suspects.len(),
+        units::bytes(r.live_bytes),
+        units::count(r.live_objects)
+    )?;
+    for (i, s) in r.suspects.iter().enumerate() {
+        let sure = match s.certainty {
+            Certainty::Sure => "sure",
+            Certainty::Likely => "likely",
+            Certainty::Possible => "possible",
+        };
+        let stacks = if s.stack_bytes > 0 {
+            format!(" and {} of goroutine stacks", units::bytes(s.stack_bytes))
+        } else {
+            String::new()
+        };
+        writeln!(out)?;
+        writeln!(
+            out,
+            "{}. {} ({sure}): {} holds {}{stacks}, {}.{} % of the live heap, mostly {} {}.",
+            i + 1,
+            name(s.pattern),
+            s.holder,
+            units::bytes(s.retained_bytes),
+            s.share_permille / 10,
+            s.share_permille % 10,
+            units::count(s.objects),
+            s.type_name
+        )?;
+        if let Some(g) = s.growth_bytes_per_hour {
+            let sign = if g < 0.0 { "shrinks" } else { "grows" };
+            writeln!(out, "   {sign} by {} an hour", units::bytes(g.abs() as u64))?;
+        }
+        for e in &s.evidence {
+            writeln!(out, "   because {e}")?;
+        }
+        if s.certainty == Certainty::Possible && s.growth_bytes_per_hour.is_none() {
+            writeln!(out, "   one look cannot tell whether it grows: --for 60s looks again")?;
+        }
+        if !s.path.is_empty() {
+            writeln!(out, "   held through")?;
+            for step in &s.path {
+                writeln!(out, "     -> {step}")?;
+            }
+        }
+        writeln!(out, "   do: {}", s.advice)?;
+    }
+    Ok(())
+}
+
+/// The pattern as in the JSON: one word for both.
+fn name(p: leaks::Pattern) -> String {
+    serde_json::to_value(p).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
