@@ -9,7 +9,7 @@ use super::dominators::HolderTree;
 use crate::{
     base::{Addr, Goid},
     graph::{Root, RootKind, build::Built},
-    runtime::{Runtime, layout::Global},
+    runtime::{Runtime, layout::Global, stack::Stack},
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
@@ -29,7 +29,7 @@ pub enum HolderKind {
 #[derive(Clone, Copy, Debug)]
 pub struct Holder {
     pub kind: HolderKind,
-    /// Globals: where the variable begins, as far as that is known. Goroutine groups: entry of the function.
+    /// Globals: where the variable begins, as far as that is known.
     pub addr: Addr,
     pub goid: Goid,
 }
@@ -38,22 +38,26 @@ pub struct Holder {
 pub struct Holders {
     pub list: Vec<Holder>,
     pub tree: HolderTree,
+    /// The function that each goroutine runs, in the order of `Built::goroutines`: index into `functions`.
+    runs: Vec<u32>,
+    functions: Vec<String>,
 }
 
 impl Holders {
     /// One pass over the roots; a search by address for each root in a global.
     pub fn of(rt: &Runtime, built: &Built) -> Holders {
-        let mut h = Holders { list: Vec::new(), tree: HolderTree::default() };
+        let mut h = Holders { list: vec![], tree: HolderTree::default(), runs: vec![], functions: vec![] };
         let mut index: HashMap<(HolderKind, u64), u32> = HashMap::new();
-        let start_of: HashMap<Goid, Addr> = built.goroutines.iter().map(|g| (g.goid, g.startpc)).collect();
+        h.find_functions(rt, built);
+        let run_of: HashMap<Goid, u32> = built.goroutines.iter().zip(&h.runs).map(|(g, &f)| (g.goid, f)).collect();
         for root in &built.graph.roots {
             let holder = match root.kind {
                 RootKind::Data | RootKind::Bss => {
-                    let addr = root.at.offset(0u64.wrapping_sub(place(rt, root.at).1));
+                    let (_, addr) = place(rt, built, root.at);
                     h.intern(&mut index, HolderKind::Global, addr, Goid(0), None)
                 }
                 RootKind::Stack | RootKind::Conservative | RootKind::Goroutine => {
-                    let start = start_of.get(&root.goid).copied().unwrap_or_default();
+                    let start = Addr(run_of.get(&root.goid).copied().unwrap_or_default().into());
                     let group = h.intern(&mut index, HolderKind::Goroutines, start, Goid(0), None);
                     h.intern(&mut index, HolderKind::Goroutine, start, root.goid, Some(group))
                 }
@@ -86,13 +90,36 @@ impl Holders {
         })
     }
 
+    /// What each goroutine runs: the function of its `go` statement. The wrapper that the compiler makes for a call with
+    /// arguments is not it.
+    fn find_functions(&mut self, rt: &Runtime, built: &Built) {
+        let mut of_start: HashMap<Addr, u32> = HashMap::new();
+        let mut by_name: HashMap<String, u32> = HashMap::new();
+        for (g, stack) in built.goroutines.iter().zip(&built.stacks) {
+            let f = *of_start.entry(g.startpc).or_insert_with(|| {
+                let name = function_run(rt, g.startpc, stack);
+                *by_name.entry(name.clone()).or_insert_with(|| {
+                    self.functions.push(name);
+                    self.functions.len() as u32 - 1
+                })
+            });
+            self.runs.push(f);
+        }
+    }
+
+    /// Goroutines (indices into `Built::goroutines`) of a group.
+    pub fn members(&self, holder: u32) -> impl Iterator<Item = usize> + '_ {
+        let group = self.list.get(holder as usize).filter(|h| h.kind == HolderKind::Goroutines).map(|h| h.addr.0);
+        self.runs.iter().enumerate().filter(move |(_, f)| Some(u64::from(**f)) == group).map(|(i, _)| i)
+    }
+
     /// `global main.cache`, `goroutine main.consume`, `goroutine 17`, `finalizer`.
-    pub fn name(&self, rt: &Runtime, holder: u32) -> String {
+    pub fn name(&self, rt: &Runtime, built: &Built, holder: u32) -> String {
         let Some(h) = self.list.get(holder as usize) else { return "?".into() };
         match h.kind {
-            HolderKind::Global => global_name(rt, h.addr),
+            HolderKind::Global => global_name(rt, built, h.addr),
             HolderKind::Goroutines => {
-                format!("goroutine {}", rt.image.pclntab.find(h.addr).map_or("(unknown function)", |f| f.name()))
+                format!("goroutine {}", self.functions.get(h.addr.0 as usize).map_or("?", String::as_str))
             }
             HolderKind::Goroutine => format!("goroutine {}", h.goid),
             HolderKind::Finalizer => "finalizer".into(),
@@ -102,7 +129,26 @@ impl Holders {
     }
 }
 
-/// What names the variable at `at`.
+fn function_run(rt: &Runtime, startpc: Addr, stack: &Stack) -> String {
+    let name_at = |pc: Addr| rt.image.pclntab.find(pc).map_or("?", |f| f.name()).to_owned();
+    let own = name_at(startpc);
+    let is_wrapper = own.contains(".gowrap") || own.contains("-fm");
+    if !is_wrapper {
+        return own;
+    }
+    // Outermost first: goexit, the wrapper, what it called; the callee may be inlined into the wrapper.
+    for f in stack.frames.iter().rev() {
+        let Some(func) = rt.image.pclntab.find(f.pc) else { continue };
+        let inlined: Vec<_> = func.inline_frames(f.lookup).collect();
+        let callee = inlined.iter().rev().find(|l| l.function != "runtime.goexit" && l.function != own);
+        if let Some(l) = callee {
+            return l.function.to_owned();
+        }
+    }
+    own
+}
+
+/// What names a variable.
 enum Place<'r> {
     Symbol(&'r str),
     Runtime(Global),
@@ -111,36 +157,51 @@ enum Place<'r> {
     Nothing,
 }
 
-/// The variable around `at`, and the offset of `at` in it. Symbols know sizes, DWARF does not: so they come first.
-fn place(rt: &Runtime, at: Addr) -> (Place<'_>, u64) {
-    if let Some((symbol, off)) = rt.image.symbols.as_ref().and_then(|s| s.at(at)).filter(|(s, _)| s.data) {
-        return (Place::Symbol(symbol.name), off);
+/// The variable around `at`, and where it begins. Symbols know sizes, DWARF does not: so they come first.
+fn place<'r>(rt: &'r Runtime, built: &Built, at: Addr) -> (Place<'r>, Addr) {
+    if let Some(symbols) = &rt.image.symbols {
+        let named = |at: Addr| symbols.at(at).filter(|(s, _)| s.data).map(|(s, off)| (s.name, at.0 - off));
+        if let Some((name, start)) = named(at) {
+            return (Place::Symbol(name), Addr(start));
+        }
+        // Static data without a name: the variable that points to it, as `var x = &T{...}` does.
+        const NEAR: u64 = 1 << 16;
+        let i = built.global_links.partition_point(|l| l.0 <= at);
+        let link = built.global_links[..i].last().filter(|l| at.0 - l.0.0 < NEAR);
+        return match link.and_then(|l| named(l.1)) {
+            Some((name, start)) => (Place::Symbol(name), Addr(start)),
+            None => (Place::Nothing, at),
+        };
     }
     let elf = at.0.wrapping_sub(rt.image.bias);
     let vars = rt.image.dwarf.as_ref().map(|d| d.variables.as_slice()).unwrap_or_default();
     if let Some(v) = vars.partition_point(|v| v.addr <= elf).checked_sub(1).map(|i| &vars[i]) {
-        return (Place::Symbol(&v.name), elf - v.addr);
+        return (Place::Symbol(&v.name), Addr(at.0 - (elf - v.addr)));
     }
     const SLICE: u64 = 24;
     let known = Global::ALL.iter().find_map(|&g| {
-        let off = at.0.checked_sub(rt.globals.get(g)?.0).filter(|&o| o < SLICE)?;
-        Some((Place::Runtime(g), off))
+        let start = rt.globals.get(g)?;
+        at.0.checked_sub(start.0).filter(|&o| o < SLICE).map(|_| (Place::Runtime(g), start))
     });
     if let Some(found) = known {
         return found;
     }
     const NEAR: u64 = 4096;
-    match rt.image.code_index().nearest(at).and_then(|s| at.0.checked_sub(s.0)).filter(|&o| o < NEAR) {
-        Some(off) => (Place::Code, off),
-        None => (Place::Nothing, 0),
+    match rt.image.code_index().nearest(at).filter(|s| at.0.wrapping_sub(s.0) < NEAR) {
+        Some(start) => (Place::Code, start),
+        None => (Place::Nothing, at),
     }
 }
 
 /// `global main.cache`, with the offset where `at` lies inside; `global near main.Put` where the code of a function is
 /// all that is known of it.
-pub fn global_name(rt: &Runtime, at: Addr) -> String {
-    let (place, off) = place(rt, at);
-    let tail = if off == 0 { String::new() } else { format!("+{off}") };
+pub fn global_name(rt: &Runtime, built: &Built, at: Addr) -> String {
+    let (place, start) = place(rt, built, at);
+    let tail = match at.0.wrapping_sub(start.0) {
+        0 => String::new(),
+        off if off < 1 << 16 => format!("+{off}"),
+        _ => " (static data)".into(),
+    };
     match place {
         Place::Symbol(name) => format!("global {name}{tail}"),
         Place::Runtime(g) => format!("global {}{tail}", g.name()),
@@ -151,7 +212,7 @@ pub fn global_name(rt: &Runtime, at: Addr) -> String {
 /// A root in words: the global it lies in, or the goroutine and function.
 pub fn root_name(rt: &Runtime, built: &Built, root: &Root) -> String {
     match root.kind {
-        RootKind::Data | RootKind::Bss => global_name(rt, root.at),
+        RootKind::Data | RootKind::Bss => global_name(rt, built, root.at),
         RootKind::Stack | RootKind::Conservative => {
             let i = built.goroutines.iter().position(|g| g.goid == root.goid);
             let frame = i.and_then(|i| built.stacks[i].frames.get(root.frame as usize));

@@ -29,6 +29,9 @@ pub struct Built {
     pub goroutines: Vec<Goroutine>,
     pub stacks: Vec<Stack>,
     pub hints: Hints,
+    /// Pointers from global variables to global variables: (where to, where the pointer is), sorted. Static data that
+    /// the compiler made for `var x = &T{...}` has no name of its own: x leads to it.
+    pub global_links: Vec<(Addr, Addr)>,
 }
 
 /// Bytes of heap that one task reads at once: small enough to stay in a core's own cache until it is scanned.
@@ -142,9 +145,11 @@ pub fn build(rt: &Runtime, heap: &Heap, words: &TypeWords) -> Result<Built, Read
             why: "it has more edges than 32-bit indices can name".into(),
         });
     }
-    graph.roots = roots(rt, heap, words, &goroutines, &stacks, &graph, &mut hints);
+    let mut global_links = Vec::new();
+    graph.roots = roots(rt, heap, words, &goroutines, &stacks, &graph, &mut hints, &mut global_links);
+    global_links.sort_unstable();
     graph.reachable = reach(&graph, graph.roots.iter().map(|r| r.target));
-    Ok(Built { graph, goroutines, stacks, hints })
+    Ok(Built { graph, goroutines, stacks, hints, global_links })
 }
 
 /// Puts a part behind what is there and empties it. False if that would be too much.
@@ -322,6 +327,7 @@ impl Edges<'_> {
     }
 }
 
+#[allow(clippy::too_many_arguments)]
 /// All roots of the collector (runtime/mgcmark.go): data and bss, finalizers and other specials, queued finalizers and
 /// cleanups, tiny blocks, goroutine stacks.
 fn roots(
@@ -332,6 +338,7 @@ fn roots(
     stacks: &[Stack],
     graph: &Graph,
     hints: &mut Hints,
+    global_links: &mut Vec<(Addr, Addr)>,
 ) -> Vec<Root> {
     let mut roots = Vec::new();
     let mut add = |kind, at: Addr, value: u64, goid: Goid, frame: u32| {
@@ -349,6 +356,9 @@ fn roots(
         for (mask, kind) in [(&m.data_mask, RootKind::Data), (&m.bss_mask, RootKind::Bss)] {
             segment(rt, mask, |at, value, before| {
                 let root = add(kind, at, value, Goid(0), 0);
+                if root.is_none() && rt.image.modules.iter().any(|m| m.is_global(Addr(value))) {
+                    global_links.push((Addr(value), at));
+                }
                 if let Some(root) = root.filter(|_| words.contains(before)) {
                     hints.root_interfaces.push((root, Addr(before)));
                 }

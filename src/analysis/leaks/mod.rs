@@ -92,8 +92,22 @@ impl Default for Thresholds {
 
 /// Suspects, the heaviest first.
 pub fn suspects(case: &Case, limits: Thresholds) -> Vec<Suspect> {
-    let mut out: Vec<Suspect> =
+    let out: Vec<Suspect> =
         piles::find(case, limits).into_iter().filter_map(|pile| patterns::judge(case, &pile, limits)).collect();
+    // One hook may show as several piles: the parts of a large map, the per-P parts of a pool.
+    let mut merged: Vec<Suspect> = Vec::new();
+    for s in out {
+        match merged.iter_mut().find(|m| m.pattern == s.pattern && m.holder == s.holder && m.type_name == s.type_name) {
+            Some(m) => {
+                m.objects += s.objects;
+                m.retained_bytes += s.retained_bytes;
+                m.stack_bytes += s.stack_bytes;
+                m.share_permille += s.share_permille;
+            }
+            None => merged.push(s),
+        }
+    }
+    let mut out = merged;
     out.sort_by(|a, b| {
         (b.certainty, b.retained_bytes + b.stack_bytes).cmp(&(a.certainty, a.retained_bytes + a.stack_bytes))
     });

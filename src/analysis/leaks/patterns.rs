@@ -131,11 +131,10 @@ fn short(name: &str) -> String {
 }
 
 fn main_content<'p>(case: &Case, pile: &'p Pile) -> Option<&'p Content> {
-    pile.contents.iter().find(|c| c.ty.is_known()).or(pile.contents.first()).filter(|c| {
-        // A name says more than a bare buffer, if it stands for a good part.
-        let _ = case;
-        c.bytes > 0
-    })
+    // A type of the program says more than a bare buffer or string, if it stands for a good part.
+    let all: u64 = pile.contents.iter().map(|c| c.bytes).sum();
+    let own = |c: &&Content| case.typed.types.is_named(c.ty) && c.bytes * 4 >= all;
+    pile.contents.iter().find(own).or(pile.contents.first())
 }
 
 /// Types on the way and below, by name.
@@ -177,10 +176,12 @@ fn is_global(case: &Case, pile: &Pile, g: Global) -> bool {
 /// The holder by name; where several hold the pile, the first global that leads there, else the first root.
 fn holder_name(case: &Case, pile: &Pile) -> String {
     if let Some(h) = pile.holder {
-        return case.holders.name(case.rt, h);
+        return case.holders.name(case.rt, case.built, h);
     }
     let target = pile.chain.first().copied().or(pile.contents.first().map(|c| c.example));
-    target.and_then(|t| nearest_root(case, t)).map_or("several holders".into(), |h| case.holders.name(case.rt, h))
+    target
+        .and_then(|t| nearest_root(case, t))
+        .map_or("several holders".into(), |h| case.holders.name(case.rt, case.built, h))
 }
 
 /// Holder of the shortest way from a root, globals first.
@@ -211,8 +212,7 @@ fn goroutines(case: &Case, pile: &Pile, limits: Thresholds) -> Option<Verdict> {
             holder: None,
         });
     }
-    let start = case.holders.list[pile.holder? as usize].addr;
-    let members: Vec<_> = case.built.goroutines.iter().filter(|g| g.startpc == start).collect();
+    let members: Vec<_> = case.holders.members(pile.holder?).map(|i| &case.built.goroutines[i]).collect();
     let waiting = members.iter().filter(|g| !g.wait_reason.is_empty()).count() as u64;
     let mut evidence =
         vec![format!("{} of {} goroutines are waiting", units::count(waiting), units::count(pile.goroutines))];

@@ -8,7 +8,7 @@ use crate::{
         dominators::{Node, Vertex},
         holders::HolderKind,
     },
-    base::ObjectId,
+    base::{Bitmap, Goid, ObjectId},
     runtime::types::{Kind, TypeId},
 };
 
@@ -97,16 +97,15 @@ pub fn find(case: &Case, limits: Thresholds) -> Vec<Pile> {
 
 /// All goroutines of one function; or the few of them that hold much by themselves.
 fn group(case: &Case, node: Node, holder: u32, limits: Thresholds, threshold: u64, out: &mut Vec<Pile>) {
-    let start = case.holders.list[holder as usize].addr;
-    let members: Vec<_> = case.built.goroutines.iter().filter(|g| g.startpc == start).collect();
-    let stacks: u64 = members.iter().map(|g| g.stack.1.0.saturating_sub(g.stack.0.0)).sum();
-    // The runtime keeps the g and what belongs to it (sudogs, defers) for the goroutine.
-    let own: u64 =
-        members.iter().filter_map(|g| case.dom.object(case.heap.find(g.addr)?.0)).map(|n| case.dom.retained(n)).sum();
+    let members: Vec<usize> = case.holders.members(holder).collect();
+    let stack = |&i: &usize| {
+        let (low, high) = case.built.goroutines[i].stack;
+        high.0.saturating_sub(low.0)
+    };
     if members.len() as u64 >= limits.goroutines {
         let mut p = pile(case, Some(holder), vec![], &[node]);
-        (p.goroutines, p.stack_bytes) = (members.len() as u64, stacks);
-        p.retained += own;
+        (p.goroutines, p.stack_bytes) = (members.len() as u64, members.iter().map(stack).sum());
+        p.retained = freed_without(case, &members);
         out.push(p);
     } else if case.dom.retained(node) >= threshold {
         for g in case.dom.children(node).filter(|&n| case.dom.retained(n) >= threshold) {
@@ -117,6 +116,41 @@ fn group(case: &Case, node: Node, holder: u32, limits: Thresholds, threshold: u6
             }
         }
     }
+}
+
+/// Bytes that would be freed if these goroutines ended: a walk without their stacks and what the runtime keeps for them:
+/// the g itself, its places in queues of waiters, its entries in the timer heaps.
+fn freed_without(case: &Case, members: &[usize]) -> u64 {
+    let graph = &case.built.graph;
+    let mut seen = Bitmap::new(graph.slots());
+    let gone: std::collections::HashSet<Goid> = members.iter().map(|&i| case.built.goroutines[i].goid).collect();
+    let queue_types: Vec<TypeId> = ["runtime.sudog", "[]runtime.timerWhen", "[]*runtime.timer"]
+        .iter()
+        .filter_map(|n| case.typed.types.by_name(n))
+        .collect();
+    let avoid = |id: ObjectId| queue_types.contains(&case.typed.typing.type_of(id));
+    for &i in members {
+        if let Some((id, _)) = case.heap.find(case.built.goroutines[i].addr) {
+            seen.set(id.index());
+        }
+    }
+    let mut stack: Vec<ObjectId> = Vec::new();
+    for r in graph.roots.iter().filter(|r| r.goid.0 == 0 || !gone.contains(&r.goid)) {
+        if !avoid(r.target) && seen.insert(r.target.index()) {
+            stack.push(r.target);
+        }
+    }
+    let mut kept = 0u64;
+    while let Some(o) = stack.pop() {
+        kept += case.heap.extent(o).1;
+        for &t in graph.children(o) {
+            if !avoid(t) && seen.insert(t.index()) {
+                stack.push(t);
+            }
+        }
+    }
+    // Queues of others were avoided as well: what hangs there alone is little, and theirs.
+    case.live_bytes.saturating_sub(kept)
 }
 
 /// Follows the heavy children; a node whose heavy children leave much unexplained is a pile as well.
@@ -138,7 +172,9 @@ fn descend(case: &Case, holder: Option<u32>, top: Node, threshold: u64, out: &mu
             let bytes = case.dom.retained(node);
             let heavy: Vec<Node> =
                 case.dom.children(node).filter(|&c| case.dom.retained(c) >= threshold.max(bytes / 5)).collect();
-            match heavy.as_slice() {
+            // The parts of one map are one pile, however large each is.
+            let whole = heavy.len() > 1 && heavy.iter().all(|&n| is_part(case, n));
+            match if whole { &[][..] } else { heavy.as_slice() } {
                 [one] if case.dom.retained(*one) >= bytes / 10 * 6 && chain.len() < MAX_CHAIN => node = *one,
                 [] => {
                     let start = *chain.first().unwrap_or(&ObjectId(0));
@@ -220,6 +256,14 @@ fn look_at_buffer(case: &Case, id: ObjectId, pinned: &mut Pinned) {
     pinned.visible += visible;
     pinned.inside += u64::from(seen.from > 0);
     pinned.text += u64::from(seen.text);
+}
+
+/// A table, group or bucket array of a map.
+fn is_part(case: &Case, node: Node) -> bool {
+    let types = &case.typed.types;
+    case.object(node)
+        .map(|id| case.typed.typing.type_of(id))
+        .is_some_and(|ty| matches!(types.kind(ty), Kind::MapPart | Kind::Backing) && types.key(ty).is_known())
 }
 
 /// A struct of the program or of a library with a name of its own, not plumbing.
