@@ -34,7 +34,7 @@ impl Typed {
                 types.closure(entry, &name, None);
             }
         }
-        let regions = regions(rt, &mut types);
+        let regions = regions(rt, &mut types, &built.global_links);
         let malloc_headers = rt.layout.has(Field::MspanLargeType);
         let mut typing = Typing::new(Input {
             heap,
