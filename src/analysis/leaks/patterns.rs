@@ -150,7 +150,10 @@ impl<'a> Names<'a> {
             let ty = case.typed.typing.type_of(*id);
             (types.name(ty), ty)
         };
-        Names { chain: pile.chain.iter().map(entry).collect(), met: pile.met.iter().map(|&t| types.name(t)).collect() }
+        Names {
+            chain: pile.chain.iter().map(entry).collect(),
+            met: pile.met.iter().map(|&(t, _)| types.name(t)).collect(),
+        }
     }
 
     fn on_way(&self, what: &[&str]) -> bool {
@@ -200,7 +203,7 @@ fn goroutines(case: &Case, pile: &Pile, limits: Thresholds) -> Option<Verdict> {
         return None;
     }
     let types = &case.typed.types;
-    let met = |what: &[&str]| pile.met.iter().any(|&t| what.iter().any(|w| types.name(t).contains(w)));
+    let met = |what: &[&str]| pile.met.iter().any(|&(t, _)| what.iter().any(|w| types.name(t).contains(w)));
     let name = holder_name(case, pile);
     if pile.goroutines < limits.goroutines {
         let deferred =
@@ -340,6 +343,17 @@ fn containers(case: &Case, pile: &Pile, names: &Names) -> Option<Verdict> {
     let possible = |pattern, why: String| {
         Some(Verdict { pattern, certainty: Certainty::Possible, evidence: vec![why], holder: None })
     };
+    if pile.run > 64 && names.on_way(&["runtime._defer"]) {
+        return Some(Verdict {
+            pattern: Pattern::DeferInLoop,
+            certainty: Certainty::Likely,
+            evidence: vec![format!(
+                "{} deferred calls of one goroutine wait for its function to return",
+                units::count(pile.run)
+            )],
+            holder: None,
+        });
+    }
     if pile.run > 64 {
         return possible(Pattern::LinkedList, format!("a list of more than {} nodes", units::count(pile.run)));
     }
@@ -364,7 +378,7 @@ fn containers(case: &Case, pile: &Pile, names: &Names) -> Option<Verdict> {
     let in_map = map.is_some()
         || names.on_way(&["map[", "sync.Map", "HashTrieMap"])
         || pile.holder.and_then(|h| variable_type(case, h)).is_some_and(|t| t.starts_with("sync.Map"))
-        || names.below(&["map["]) && main_is_in_map(case, pile);
+        || main_is_in_map(case, pile);
     if in_map {
         let n = fill.map_or(String::new(), |f| format!("a map of {} entries", units::count(f.used)));
         let n = if n.is_empty() { "a map holds it".to_owned() } else { n };
@@ -379,17 +393,16 @@ fn containers(case: &Case, pile: &Pile, names: &Names) -> Option<Verdict> {
     possible(if few { Pattern::LargeObject } else { Pattern::GlobalSlice }, "one place holds it".to_owned())
 }
 
-/// Below a hook that is no map itself: do the things that pile up hang in maps there?
+/// Below a hook that is no map itself: is there one map for the many things (and not many small maps, one in each)?
 fn main_is_in_map(case: &Case, pile: &Pile) -> bool {
     let types = &case.typed.types;
-    let Some(main) = main_content(case, pile) else { return false };
-    pile.met.iter().any(|&t| {
-        types.kind(t) == Kind::MapHeader && {
-            let of = types.key(t);
-            let elem = types.elem(of);
-            elem == main.ty || types.elem(elem) == main.ty || types.kind(elem) == Kind::Pointer
-        }
-    })
+    let Some(main) = main_content(case, pile).filter(|m| m.objects >= 100) else { return false };
+    let of_map = |kind| {
+        let count = |&(t, n): &(TypeId, u64)| if types.kind(t) == kind && types.key(t).is_known() { n } else { 0 };
+        pile.met.iter().map(count).sum::<u64>()
+    };
+    let (headers, parts) = (of_map(Kind::MapHeader), of_map(Kind::MapPart) + of_map(Kind::Backing));
+    headers + parts > 0 && headers * 10 <= main.objects
 }
 
 /// Bytes of a map's own parts: header, directory, tables, groups or buckets.

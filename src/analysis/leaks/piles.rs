@@ -28,8 +28,8 @@ pub struct Pile {
     pub stack_bytes: u64,
     /// Large buffers that hang there and what of them can be seen.
     pub pinned: Pinned,
-    /// Types met on the way down below the pile, containers included.
-    pub met: Vec<TypeId>,
+    /// Types of everything below, containers included, and how many of each.
+    pub met: Vec<(TypeId, u64)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -124,11 +124,11 @@ fn freed_without(case: &Case, members: &[usize]) -> u64 {
     let graph = &case.built.graph;
     let mut seen = Bitmap::new(graph.slots());
     let gone: std::collections::HashSet<Goid> = members.iter().map(|&i| case.built.goroutines[i].goid).collect();
-    let queue_types: Vec<TypeId> = ["runtime.sudog", "[]runtime.timerWhen", "[]*runtime.timer"]
-        .iter()
-        .filter_map(|n| case.typed.types.by_name(n))
-        .collect();
-    let avoid = |id: ObjectId| queue_types.contains(&case.typed.typing.type_of(id));
+    // Arrays share their names with slices, so by name and not by id.
+    const QUEUES: [&str; 3] = ["runtime.sudog", "[]runtime.timerWhen", "[]*runtime.timer"];
+    let types = &case.typed.types;
+    let queues: Vec<TypeId> = types.ids().filter(|&t| QUEUES.contains(&types.name(t))).collect();
+    let avoid = |id: ObjectId| queues.contains(&case.typed.typing.type_of(id));
     for &i in members {
         if let Some((id, _)) = case.heap.find(case.built.goroutines[i].addr) {
             seen.set(id.index());
@@ -213,7 +213,7 @@ fn pile(case: &Case, holder: Option<u32>, chain: Vec<ObjectId>, nodes: &[Node]) 
         met: Vec::new(),
     };
     let mut sums: HashMap<TypeId, Content> = HashMap::new();
-    let mut met: HashMap<TypeId, ()> = HashMap::new();
+    let mut met: HashMap<TypeId, u64> = HashMap::new();
     // (node, below the first own type: count no more)
     let mut stack: Vec<(Node, bool)> = nodes.iter().map(|&n| (n, false)).collect();
     let hook: Option<ObjectId> = p.chain.last().copied();
@@ -221,7 +221,7 @@ fn pile(case: &Case, holder: Option<u32>, chain: Vec<ObjectId>, nodes: &[Node]) 
         let mut below = counted;
         if let Some(id) = case.object(node) {
             let ty = case.typed.typing.type_of(id);
-            met.entry(ty).or_default();
+            *met.entry(ty).or_default() += 1;
             look_at_buffer(case, id, &mut p.pinned);
             let leaf = case.dom.children(node).next().is_none();
             // The nodes of a list are each below the other: every one counts, with its own bytes only.
@@ -238,7 +238,7 @@ fn pile(case: &Case, holder: Option<u32>, chain: Vec<ObjectId>, nodes: &[Node]) 
     }
     p.contents = sums.into_values().collect();
     p.contents.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.ty.cmp(&b.ty)));
-    p.met = met.into_keys().collect();
+    p.met = met.into_iter().collect();
     p.met.sort_unstable();
     p
 }

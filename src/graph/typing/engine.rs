@@ -176,6 +176,10 @@ impl<'a> Engine<'a> {
         if repeats && types.size(ty) == 8 {
             return true;
         }
+        // A closure whose captured variables are not known says nothing of what follows its first word.
+        if types.kind(ty) == Kind::Closure && types.fields(ty).is_empty() {
+            return true;
+        }
         self.input.graph.edges(id).all(|edge| {
             let Some(offset) = self.edge_at(edge).checked_sub(data + at) else { return partial };
             if !repeats && offset >= types.size(ty) {
