@@ -9,6 +9,7 @@ use super::dominators::HolderTree;
 use crate::{
     base::{Addr, Goid},
     graph::{Root, RootKind, build::Built},
+    image::FuncId,
     runtime::{Runtime, layout::Global, stack::Stack},
 };
 
@@ -132,7 +133,9 @@ impl Holders {
 fn function_run(rt: &Runtime, startpc: Addr, stack: &Stack) -> String {
     let name_at = |pc: Addr| rt.image.pclntab.find(pc).map_or("?", |f| f.name()).to_owned();
     let own = name_at(startpc);
-    let is_wrapper = own.contains(".gowrap") || own.contains("-fm");
+    // Wrappers of `go f(x)` are flagged by the compiler, or bear the name it gives them (to Go 1.20 they do not).
+    let wraps = rt.image.pclntab.find(startpc).is_some_and(|f| f.func_id() == FuncId::Wrapper);
+    let is_wrapper = wraps || own.contains(".gowrap") || own.contains("-fm");
     if !is_wrapper {
         return own;
     }
