@@ -37,7 +37,7 @@ pub fn compare(mut looks: Vec<Look>) -> Vec<Suspect> {
             s.evidence.push("it did not grow between the looks".into());
         }
     }
-    out.sort_by(|a, b| (b.certainty, b.retained_bytes).cmp(&(a.certainty, a.retained_bytes)));
+    out.sort_by_key(|s| std::cmp::Reverse((s.certainty, s.retained_bytes)));
     out
 }
 
