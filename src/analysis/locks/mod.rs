@@ -86,8 +86,10 @@ pub struct Locks {
     pub waits: BTreeMap<&'static str, u64>,
 }
 
-/// Goroutines with the same stack that are run forward; of larger groups a part, and then nothing is sure.
-const MAX_PER_STACK: u32 = 4096;
+/// Goroutines with the same stack that are run forward first; the others only if one of these lets go of anything.
+const SAMPLE: u32 = 256;
+/// Goroutines that are run forward in all; where there are more, nothing is sure.
+const MAX_RUN: usize = 200_000;
 /// Holders of one primitive that are told.
 const MAX_HOLDERS: usize = 16;
 const MAX_CHAINS: usize = 100;
@@ -159,19 +161,49 @@ fn candidates(
         rt.diag.note("lock holders are inferred from code on amd64 only", "this target is arm64");
         return (out, counts, true);
     }
-    let mut seen: HashMap<Vec<Addr>, u32> = HashMap::new();
-    let mut capped = false;
+    // Goroutines by equal stacks: (number, rest beyond the sample).
+    let mut seen: HashMap<Vec<Addr>, (u32, Vec<usize>)> = HashMap::new();
     let mut chosen: Vec<usize> = Vec::new();
-    for (i, s) in built.stacks.iter().enumerate() {
-        let n = seen.entry(s.frames.iter().map(|f| f.pc).collect()).or_default();
+    let pcs = |i: usize| -> Vec<Addr> { built.stacks[i].frames.iter().map(|f| f.pc).collect() };
+    for i in 0..built.stacks.len() {
+        let (n, rest) = seen.entry(pcs(i)).or_default();
         *n += 1;
-        if *n <= MAX_PER_STACK {
-            chosen.push(i);
-        } else if !capped {
-            capped = true;
-            rt.diag.note("more goroutines with one stack than are looked at for locks", built.goroutines[i].goid);
+        if *n <= SAMPLE { chosen.push(i) } else { rest.push(i) }
+    }
+    let mut found = run(rt, built, waits, l, wanted, &chosen, &mut counts);
+    let mut rest: Vec<usize> = Vec::new();
+    for i in counts.keys().map(|k| k.0).collect::<BTreeSet<_>>() {
+        if let Some((_, more)) = seen.get_mut(&pcs(i)) {
+            rest.append(more);
         }
     }
+    let capped = rest.len() > MAX_RUN;
+    if capped {
+        rt.diag.note("more goroutines than are looked at for locks", rest.len());
+        rest.truncate(MAX_RUN);
+    }
+    found.extend(run(rt, built, waits, l, wanted, &rest, &mut counts));
+    for (thing, c) in found {
+        let list = out.entry(thing).or_default();
+        // The innermost frame that lets go counts.
+        match list.iter_mut().find(|o| o.index == c.index) {
+            Some(o) => o.must |= c.must,
+            None => list.push(c),
+        }
+    }
+    (out, counts, capped)
+}
+
+/// Runs goroutines forward: what they let go of of what is wanted, and how much of anything.
+fn run(
+    rt: &Runtime,
+    built: &Built,
+    waits: &[Wait],
+    l: &SyncLayout,
+    wanted: &HashSet<Thing>,
+    chosen: &[usize],
+    counts: &mut LetGo,
+) -> Vec<(Thing, Candidate)> {
     let elemsize = rt.layout.field(Field::HchanElemsize);
     let parts: Vec<(Vec<(Thing, Candidate)>, LetGo)> = chosen
         .par_chunks(64)
@@ -184,8 +216,11 @@ fn candidates(
                 // What it is about to receive lies in its stack already, but is not there yet.
                 let unknown = w.kind.is_channel().then(|| receive_slot(rt, w, elemsize)).flatten();
                 let (releases, _) = forward::releases(rt, &mut code, g, stack, flying, unknown);
-                for (k, r) in releases.iter().filter_map(|r| Some((held_index(r.thing.0)?, r))) {
-                    counts.entry((i, r.frame)).or_default()[k] += 1;
+                for r in &releases {
+                    let count = counts.entry((i, r.frame)).or_default();
+                    if let Some(k) = held_index(r.thing.0) {
+                        count[k] += 1;
+                    }
                 }
                 for r in releases.iter().filter(|r| wanted.contains(&r.thing)) {
                     let taken = taken(&mut code, built, i, r, &releases, flying);
@@ -200,15 +235,7 @@ fn candidates(
         found.extend(f);
         counts.extend(c);
     }
-    for (thing, c) in found {
-        let list = out.entry(thing).or_default();
-        // The innermost frame that lets go counts.
-        match list.iter_mut().find(|o| o.index == c.index) {
-            Some(o) => o.must |= c.must,
-            None => list.push(c),
-        }
-    }
-    (out, counts, capped)
+    found
 }
 
 /// Locks of each kind that a frame (of a goroutine) will let go of.
