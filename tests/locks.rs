@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use common::{Fixture, RELEASES, answer};
 use serde_json::Value;
 
-const SCENARIOS: [&str; 34] = [
+const SCENARIOS: [&str; 50] = [
     "chain-127-42-88",
     "chan-mutex",
     "closure-deferred-unlock",
@@ -42,6 +42,23 @@ const SCENARIOS: [&str; 34] = [
     "semaphore-channel",
     "trylock-holder",
     "waitgroup-miscounted",
+    // Goroutines that look like holders and are none, and holders that do not look like it.
+    "unlocked-meanwhile",
+    "defer-before-lock",
+    "baton-not-passed",
+    "cond-and-holder",
+    "lock-helpers",
+    "many-locks",
+    "many-locks-deferred",
+    "once-in-progress",
+    "waitgroup-workers",
+    "generic-guard",
+    "rwmutex-upgrade",
+    "trylock-failed",
+    "many-exits",
+    "two-locks",
+    "exited-and-other",
+    "never-unlocked",
 ];
 
 fn list(v: &Value) -> &[Value] {

@@ -306,8 +306,9 @@ pub fn infer(rt: &Runtime, built: &Built, waits: &[Wait]) -> Holders {
             _ => {}
         }
     }
+    let taken = |t: &Thing| candidates.get(t).is_some_and(|l| l.iter().any(|c| c.taken));
     let unanswered: HashSet<Thing> =
-        wanted.into_iter().filter(|t| held_index(t.0).is_some() && !candidates.contains_key(t)).collect();
+        wanted.into_iter().filter(|t| held_index(t.0).is_some() && !taken(t)).collect();
     let fallback = between(rt, built, waits, l, &unanswered, &counts);
     Holders { candidates, capped, layout, states, fallback }
 }
@@ -441,8 +442,10 @@ impl Holders {
             let f = places.built.stacks[c.index].frames.get(c.frame as usize);
             f.and_then(|f| places.rt.image.pclntab.find(f.pc)).map_or("?", |f| f.name())
         };
-        if list.is_empty() {
-            let near = self.fallback.get(thing).cloned().unwrap_or_default();
+        // Of one that took the lock and one that will let go of it, and did not take it, the first has it: the other
+        // waits to be handed it.
+        let near = self.fallback.get(thing).cloned().unwrap_or_default();
+        if !near.is_empty() && !list.iter().any(|c| c.taken) {
             let says =
                 |c: &Candidate| format!("{} has taken a lock and not let go, and holds a pointer to this one", name(c));
             return near.iter().take(MAX_HOLDERS).map(|c| (c.index, Certainty::Possible, says(c))).collect();
