@@ -307,8 +307,7 @@ pub fn infer(rt: &Runtime, built: &Built, waits: &[Wait]) -> Holders {
         }
     }
     let taken = |t: &Thing| candidates.get(t).is_some_and(|l| l.iter().any(|c| c.taken));
-    let unanswered: HashSet<Thing> =
-        wanted.into_iter().filter(|t| held_index(t.0).is_some() && !taken(t)).collect();
+    let unanswered: HashSet<Thing> = wanted.into_iter().filter(|t| held_index(t.0).is_some() && !taken(t)).collect();
     let fallback = between(rt, built, waits, l, &unanswered, &counts);
     Holders { candidates, capped, layout, states, fallback }
 }
