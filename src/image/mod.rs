@@ -11,6 +11,7 @@ use crate::{
 
 pub mod buildinfo;
 pub mod codeindex;
+pub mod codetypes;
 pub mod disasm;
 pub mod dwarf;
 pub mod elf;

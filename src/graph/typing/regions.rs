@@ -1,14 +1,16 @@
-//! Typed memory outside the heap: global variables by DWARF, and those of the runtime that are found in any binary.
+//! Typed memory outside the heap: global variables by DWARF or by the code that uses them, and those of the runtime that
+//! are found in any binary.
 
 use std::collections::HashSet;
 
 use super::{Region, seeds::region_at};
 use crate::{
     base::Addr,
+    image::codetypes::{self, Said},
     runtime::{
         Runtime,
         layout::Global,
-        types::{PtrTo, TypeId, TypeTable},
+        types::{Kind, PtrTo, TypeId, TypeTable},
     },
 };
 
@@ -22,6 +24,9 @@ pub fn regions(rt: &Runtime, types: &mut TypeTable, links: &[(Addr, Addr)]) -> V
         if let Some(ty) = ty {
             regions.push(Region { start: Addr(v.addr.wrapping_add(rt.image.bias)), ty });
         }
+    }
+    if rt.image.dwarf.is_none() {
+        regions.extend(from_code(rt, types));
     }
     for (global, element) in [(Global::Allgs, "runtime.g"), (Global::Allp, "runtime.p")] {
         if let (Some(start), Some(ty)) = (rt.globals.get(global), slice_of_pointers(types, element)) {
@@ -68,4 +73,64 @@ fn slice_of_pointers(types: &mut TypeTable, element: &str) -> Option<TypeId> {
     let element = types.by_name(element)?;
     let pointer = types.pointer_to(element);
     Some(types.slice_of(pointer))
+}
+
+/// Globals of a binary without DWARF: what its code says of them. Where statements contradict each other none counts.
+fn from_code(rt: &Runtime, types: &mut TypeTable) -> Vec<Region> {
+    let statements = rt.image.code_types();
+    let mut out: Vec<Region> = Vec::new();
+    for group in statements.chunk_by(|a, b| a.at == b.at) {
+        let receiver = |s: &Said| matches!(s, Said::PointerToReceiver(_) | Said::IsReceiver(_));
+        let (weak, strong): (Vec<_>, Vec<_>) = group.iter().map(|s| s.said).partition(receiver);
+        let strong: Vec<TypeId> = strong.into_iter().filter_map(|s| type_of(rt, types, s)).collect();
+        // A method may be of an embedded struct at the start of the real type: only taken for want of better.
+        let said =
+            if strong.is_empty() { weak.into_iter().filter_map(|s| type_of(rt, types, s)).collect() } else { strong };
+        if let Some(ty) = agreed(types, said) {
+            out.push(Region { start: group[0].at, ty });
+        }
+    }
+    out
+}
+
+fn type_of(rt: &Runtime, types: &mut TypeTable, said: Said) -> Option<TypeId> {
+    let receiver = |types: &mut TypeTable, entry| {
+        let function = rt.image.pclntab.find(entry)?;
+        types.by_dwarf_name(&codetypes::receiver(function.name())?)
+    };
+    match said {
+        Said::StartOf(t) if types.by_addr(t).is_some_and(|t| types.kind(t) == Kind::Array) => {
+            let array = types.by_addr(t)?;
+            Some(types.slice_of(types.elem(array)))
+        }
+        Said::PointerTo(t) | Said::StartOf(t) => {
+            let t = types.by_addr(t)?;
+            match types.name(t) {
+                // An empty map literal: its own type is told where it is used.
+                "runtime.hmap" | "maps.Map" => None,
+                // Code that several instantiations share.
+                name if name.contains("go.shape.") => None,
+                _ => Some(types.pointer_to(t)),
+            }
+        }
+        Said::SliceOf(t) => types.by_addr(t).map(|t| types.slice_of(t)),
+        Said::Is(t) => types.by_addr(t),
+        Said::Str => types.by_name("string"),
+        Said::Bytes => types.by_name("uint8").map(|t| types.slice_of(t)),
+        Said::PointerToReceiver(entry) => receiver(types, entry).map(|t| types.pointer_to(t)),
+        Said::IsReceiver(entry) => receiver(types, entry),
+    }
+}
+
+/// The one type that all name, or the largest struct where the others are what it begins with.
+fn agreed(types: &TypeTable, mut said: Vec<TypeId>) -> Option<TypeId> {
+    let pointed = |t: TypeId| if types.kind(t) == Kind::Pointer { types.elem(t) } else { t };
+    said.sort_by_key(|&t| std::cmp::Reverse((types.size(pointed(t)), t)));
+    said.dedup();
+    let (&first, rest) = said.split_first()?;
+    let whole = rest.iter().all(|&t| {
+        (types.kind(t) == Kind::Pointer) == (types.kind(first) == Kind::Pointer)
+            && types.has_part_at(pointed(first), 0, pointed(t))
+    });
+    whole.then_some(first)
 }

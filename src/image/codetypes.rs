@@ -1,0 +1,635 @@
+//! image::codetypes: what the code of a program proves about the types of its global variables: the descriptor that a
+//! function passes to the allocator before it stores the result in a global, the map type beside a map that it loads, the
+//! receiver of a method. For binaries without DWARF. Reads machine code and function names only; knows no type table.
+//!
+//! Each function is followed once, in address order. What a register holds is kept along forward jumps and dropped
+//! wherever two ways meet that disagree, at targets of backward jumps and across calls, so that a fact holds on every way
+//! that leads to it. amd64 with Go's register calling convention (Go 1.17+). Cost: one decoding pass over the text.
+
+use std::collections::HashMap;
+
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use rayon::prelude::*;
+
+use super::{Image, Module};
+use crate::{base::Addr, target::Arch};
+
+/// What is known about the type of a global variable or of a word in one. Descriptors are addresses of abi.Type.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Said {
+    /// It points to a value of this type.
+    PointerTo(Addr),
+    /// It points to a value of this type, and a length is stored beside it: of an array, the slice of it.
+    StartOf(Addr),
+    /// It is a slice with elements of this type.
+    SliceOf(Addr),
+    /// It is of this type: a map, a channel, a struct.
+    Is(Addr),
+    Str,
+    /// `[]byte`.
+    Bytes,
+    /// It points to the receiver type of the method at this entry.
+    PointerToReceiver(Addr),
+    /// It is of the receiver type of the method at this entry.
+    IsReceiver(Addr),
+}
+
+/// One statement, and how many instructions make it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Statement {
+    pub at: Addr,
+    pub said: Said,
+    pub times: u32,
+}
+
+/// What was just made, and so what its pointer points to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Made {
+    Object(u64),
+    Elements(u64),
+    Header(u64),
+    Str,
+    Bytes,
+    /// The first result of the function at this entry.
+    ResultOf(u64),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Value {
+    #[default]
+    Unknown,
+    Zero,
+    /// An address that the code names.
+    Address(u64),
+    /// The word of a global variable.
+    Loaded(u64),
+    Made(Made),
+}
+
+/// Functions of the runtime and standard library whose arguments or results say something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Callee {
+    /// (type) makes one.
+    NewObject,
+    /// (size, type, ...) makes one.
+    Malloc,
+    /// (element type, ...) makes an array.
+    MakeSlice,
+    /// (old, len, cap, n, element type): Go 1.20+.
+    GrowSlice,
+    /// (map or channel type, ...) makes one.
+    MakeHeader,
+    /// (map type, map, ...).
+    UseMap,
+    /// (type, address, address): both hold values of the type.
+    Move,
+    /// (type, address).
+    Touch,
+    Str,
+    Bytes,
+    /// Changes no register that code relies on afterwards.
+    Barrier,
+}
+
+/// How far a chain of functions that return each other's results is followed.
+const MAX_CHAIN: usize = 4;
+/// Stack words of one function that are kept track of.
+const MAX_SPILLS: usize = 64;
+/// Pending jump targets of one function.
+const MAX_TARGETS: usize = 4096;
+
+fn callee(name: &str, minor: u32) -> Option<Callee> {
+    let plain = match name {
+        "strings.Repeat" | "strings.Join" | "strings.ToLower" | "strings.ToUpper" | "strings.Replace"
+        | "strings.ReplaceAll" | "strings.Map" | "strings.Clone" | "fmt.Sprintf" | "fmt.Sprint" | "fmt.Sprintln"
+        | "strconv.Itoa" | "strconv.FormatInt" | "strconv.FormatUint" | "strconv.Quote" => return Some(Callee::Str),
+        "os.ReadFile" | "io.ReadAll" => return Some(Callee::Bytes),
+        _ => name.strip_prefix("runtime.")?,
+    };
+    Some(match plain {
+        "newobject" => Callee::NewObject,
+        "makeslice" | "makeslice64" | "makeslicecopy" => Callee::MakeSlice,
+        "growslice" if minor < 20 => Callee::MakeSlice,
+        "makemap" | "makemap64" | "makechan" | "makechan64" => Callee::MakeHeader,
+        "typedmemmove" | "wbMove" => Callee::Move,
+        "typedmemclr" | "wbZero" | "convT" | "convTnoptr" => Callee::Touch,
+        "slicebytetostring" | "slicerunetostring" | "intstring" => Callee::Str,
+        "stringtoslicebyte" => Callee::Bytes,
+        "mapclear" | "mapiterinit" | "mapIterStart" => Callee::UseMap,
+        _ if plain.starts_with("gcWriteBarrier") => Callee::Barrier,
+        _ if plain.starts_with("concatstring") => Callee::Str,
+        _ if plain.starts_with("growslice") => Callee::GrowSlice,
+        _ if plain.starts_with("mallocgc") => Callee::Malloc,
+        _ if ["mapassign", "mapaccess", "mapdelete"].iter().any(|p| plain.starts_with(p)) => Callee::UseMap,
+        _ => return None,
+    })
+}
+
+/// Does the name say a method with a pointer receiver (and no closure in it)?
+fn is_pointer_method(name: &str) -> bool {
+    let Some((head, method)) = name.rsplit_once(").") else { return false };
+    let plain = |s: &str| !s.contains(['.', '[', ']', '-', '(']);
+    head.rsplit_once("(*").is_some_and(|(_, ty)| plain(ty)) && plain(method)
+}
+
+/// The full name of the type that the method `name` has a pointer to as receiver: `a/b.(*T).M` → `a/b.T`.
+pub fn receiver(name: &str) -> Option<String> {
+    if !is_pointer_method(name) {
+        return None;
+    }
+    let (head, _) = name.rsplit_once(").")?;
+    let (package, ty) = head.rsplit_once("(*")?;
+    Some(format!("{package}{ty}"))
+}
+
+#[derive(Clone, Default)]
+struct State {
+    regs: [Value; 16],
+    spills: Vec<(i64, Value)>,
+}
+
+impl State {
+    fn forget_registers(&mut self) {
+        self.regs = [Value::Unknown; 16];
+    }
+
+    /// What holds on both ways.
+    fn meet(&mut self, other: &State) {
+        for (a, b) in self.regs.iter_mut().zip(&other.regs) {
+            *a = either(*a, *b);
+        }
+        self.spills.retain_mut(|(at, value)| match other.spills.iter().find(|o| o.0 == *at) {
+            Some(o) => {
+                *value = either(*value, o.1);
+                *value != Value::Unknown
+            }
+            None => false,
+        });
+    }
+
+    fn spill(&mut self, at: i64, value: Value) {
+        self.spills.retain(|s| s.0 != at);
+        if value != Value::Unknown && self.spills.len() < MAX_SPILLS {
+            self.spills.push((at, value));
+        }
+    }
+
+    fn spilled(&self, at: i64) -> Value {
+        self.spills.iter().find(|s| s.0 == at).map_or(Value::Unknown, |s| s.1)
+    }
+}
+
+/// nil is of every type.
+fn either(a: Value, b: Value) -> Value {
+    match (a, b) {
+        _ if a == b => a,
+        (Value::Zero, Value::Made(_)) => b,
+        (Value::Made(_), Value::Zero) => a,
+        _ => Value::Unknown,
+    }
+}
+
+const RAX: usize = 0;
+const RCX: usize = 1;
+const RBX: usize = 3;
+const RSI: usize = 6;
+
+/// Backward jumps of one function, and which stack words its instructions write.
+struct Loops {
+    /// Targets of backward jumps, sorted.
+    targets: Vec<u64>,
+    /// Code from such a target to its jump, overlapping ones joined; sorted.
+    ranges: Vec<(u64, u64)>,
+    /// (displacement from rsp, instruction).
+    writes: Vec<(i64, u64)>,
+}
+
+impl Loops {
+    /// `None` for a function that calls nothing: nothing of interest is in it.
+    fn of(code: &[u8], base: Addr) -> Option<Loops> {
+        let mut out = Loops { targets: Vec::new(), ranges: Vec::new(), writes: Vec::new() };
+        let (mut calls, mut jumps) = (false, Vec::new());
+        let mut i = Instruction::default();
+        let mut decoder = Decoder::with_ip(64, code, base.0, DecoderOptions::NONE);
+        while decoder.can_decode() {
+            decoder.decode_out(&mut i);
+            match i.flow_control() {
+                FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch => {
+                    if i.near_branch_target() <= i.ip() {
+                        jumps.push((i.near_branch_target(), i.ip()));
+                    }
+                }
+                FlowControl::Call => calls = true,
+                _ => {
+                    if i.op_count() > 0 && i.op0_kind() == OpKind::Memory && i.memory_base() == Register::RSP {
+                        out.writes.push((i.memory_displacement64() as i64, i.ip()));
+                    }
+                }
+            }
+        }
+        if !calls {
+            return None;
+        }
+        jumps.sort_unstable();
+        for (from, to) in jumps {
+            match out.ranges.last_mut() {
+                Some(last) if from <= last.1 => last.1 = last.1.max(to),
+                _ => out.ranges.push((from, to)),
+            }
+            out.targets.push(from);
+        }
+        Some(out)
+    }
+
+    /// The loops that `ip` is the head of one of.
+    fn begins(&self, ip: u64) -> Option<(u64, u64)> {
+        self.targets.binary_search(&ip).ok()?;
+        let at = self.ranges.partition_point(|r| r.1 < ip);
+        self.ranges.get(at).copied().filter(|r| r.0 <= ip)
+    }
+
+    /// May an instruction in the range write the stack word at `at`? The widest store has 64 bytes.
+    fn writes(&self, at: i64, from: u64, to: u64) -> bool {
+        self.writes.iter().any(|&(disp, ip)| (from..=to).contains(&ip) && (at - 63..at + 8).contains(&disp))
+    }
+}
+
+struct Walk<'a> {
+    image: &'a Image,
+    module: &'a Module,
+    callees: &'a HashMap<u64, Callee>,
+    found: Vec<(u64, Word)>,
+    /// Places of this function's constants in globals.
+    numbers: Vec<u64>,
+    /// The first result of the function, over all its returns; `None` before the first.
+    result: Option<Value>,
+}
+
+/// A statement whose source may be the result of a function that is looked at elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Said(Said),
+    ResultOf(u64),
+}
+
+impl Walk<'_> {
+    fn is_global(&self, addr: u64) -> bool {
+        self.module.is_global(Addr(addr))
+    }
+
+    fn is_type(&self, addr: u64) -> bool {
+        (self.module.types.0..self.module.etypes.0).contains(&addr)
+    }
+
+    fn descriptor(&self, value: Value) -> Option<u64> {
+        match value {
+            Value::Address(a) if self.is_type(a) => Some(a),
+            _ => None,
+        }
+    }
+
+    fn store(&mut self, global: u64, value: Value) {
+        let Value::Made(made) = value else { return };
+        self.found.push((global, said(made)));
+    }
+
+    fn call(&mut self, target: u64, state: &mut State) {
+        let regs = state.regs;
+        let say = |found: &mut Vec<(u64, Word)>, at: u64, what: Said| found.push((at, Word::Said(what)));
+        let kind = self.callees.get(&target).copied();
+        if kind == Some(Callee::Barrier) {
+            state.regs[11] = Value::Unknown;
+            return;
+        }
+        state.forget_registers();
+        let Some(kind) = kind else {
+            state.regs[RAX] = Value::Made(Made::ResultOf(target));
+            let what: fn(Addr) -> Said = match regs[RAX] {
+                Value::Loaded(_) => Said::PointerToReceiver,
+                Value::Address(a) if self.is_global(a) => Said::IsReceiver,
+                _ => return,
+            };
+            let (Value::Loaded(at) | Value::Address(at)) = regs[RAX] else { return };
+            if self.image.pclntab.find(Addr(target)).is_some_and(|f| is_pointer_method(f.name())) {
+                say(&mut self.found, at, what(Addr(target)));
+            }
+            return;
+        };
+        let made = match kind {
+            Callee::NewObject => self.descriptor(regs[RAX]).map(Made::Object),
+            Callee::Malloc => self.descriptor(regs[RBX]).map(Made::Object),
+            Callee::MakeSlice => self.descriptor(regs[RAX]).map(Made::Elements),
+            Callee::GrowSlice => self.descriptor(regs[RSI]).map(Made::Elements),
+            Callee::MakeHeader => self.descriptor(regs[RAX]).map(Made::Header),
+            Callee::Str => Some(Made::Str),
+            Callee::Bytes => Some(Made::Bytes),
+            Callee::UseMap => {
+                if let (Some(ty), Value::Loaded(at)) = (self.descriptor(regs[RAX]), regs[RBX]) {
+                    say(&mut self.found, at, Said::Is(Addr(ty)));
+                }
+                None
+            }
+            Callee::Move | Callee::Touch => {
+                if let Some(ty) = self.descriptor(regs[RAX]) {
+                    let places = [Some(regs[RBX]), (kind == Callee::Move).then_some(regs[RCX])];
+                    for place in places.into_iter().flatten() {
+                        if let Value::Address(at) = place
+                            && self.is_global(at)
+                        {
+                            say(&mut self.found, at, Said::Is(Addr(ty)));
+                        }
+                    }
+                }
+                None
+            }
+            Callee::Barrier => None,
+        };
+        state.regs[RAX] = made.map_or(Value::Unknown, Value::Made);
+    }
+
+    fn returns(&mut self, value: Value) {
+        self.result = Some(match self.result {
+            None => value,
+            Some(before) => either(before, value),
+        });
+    }
+
+    fn function(&mut self, code: &[u8], base: Addr) {
+        let first = self.found.len();
+        self.numbers.clear();
+        self.follow(code, base);
+        for (at, word) in self.found.get_mut(first..).unwrap_or_default() {
+            if let Word::Said(Said::PointerTo(t)) = *word
+                && self.numbers.contains(&(*at + 8))
+            {
+                *word = Word::Said(Said::StartOf(t));
+            }
+        }
+    }
+
+    fn follow(&mut self, code: &[u8], base: Addr) {
+        let end = base.0 + code.len() as u64;
+        let Some(loops) = Loops::of(code, base) else { return self.returns(Value::Unknown) };
+        let mut i = Instruction::default();
+        let mut ahead: HashMap<u64, State> = HashMap::new();
+        let mut state = Some(State::default());
+        let mut decoder = Decoder::with_ip(64, code, base.0, DecoderOptions::NONE);
+        while decoder.can_decode() {
+            decoder.decode_out(&mut i);
+            let ip = i.ip();
+            if let Some(other) = ahead.remove(&ip) {
+                match &mut state {
+                    Some(s) => s.meet(&other),
+                    None => state = Some(other),
+                }
+            }
+            if let Some((from, to)) = loops.begins(ip) {
+                // Whatever way leads here comes from before the loops or out of them: stack words hold what they held on
+                // every way in, if no instruction of the loops writes them.
+                for (_, other) in ahead.iter().filter(|(at, _)| (from..=to).contains(*at)) {
+                    match &mut state {
+                        Some(s) => s.meet(other),
+                        None => state = Some(other.clone()),
+                    }
+                }
+                if let Some(s) = &mut state {
+                    s.forget_registers();
+                    s.spills.retain(|spill| !loops.writes(spill.0, from, to));
+                }
+            }
+            // Reached in a way that is not understood (a jump table): nothing is known.
+            let now = state.get_or_insert_with(State::default);
+            match i.flow_control() {
+                FlowControl::Next => self.plain(&i, now),
+                FlowControl::Call => self.call(i.near_branch_target(), now),
+                FlowControl::IndirectCall => now.forget_registers(),
+                FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch => {
+                    let to = i.near_branch_target();
+                    if to > ip && to < end {
+                        if ahead.len() >= MAX_TARGETS {
+                            return self.returns(Value::Unknown);
+                        }
+                        ahead.entry(to).and_modify(|s| s.meet(now)).or_insert_with(|| now.clone());
+                    } else if to >= end || to < base.0 {
+                        // A tail call: its result is not followed.
+                        self.returns(Value::Unknown);
+                    }
+                    if i.flow_control() == FlowControl::UnconditionalBranch {
+                        state = None;
+                    }
+                }
+                FlowControl::Return => {
+                    self.returns(now.regs[RAX]);
+                    state = None;
+                }
+                FlowControl::IndirectBranch => {
+                    self.returns(Value::Unknown);
+                    state = None;
+                }
+                _ => state = None,
+            }
+        }
+    }
+
+    /// An instruction that goes on to the next one.
+    fn plain(&mut self, i: &Instruction, state: &mut State) {
+        use Mnemonic::*;
+        let full = |r: Register| (r.is_gpr64() || r.is_gpr32()).then(|| r.full_register().number());
+        let memory = |n: u32| i.op_kind(n) == OpKind::Memory;
+        let rip = i.is_ip_rel_memory_operand();
+        let on_stack = || i.memory_base() == Register::RSP && i.memory_index() == Register::None;
+        let stack_at = || i.memory_displacement64() as i64;
+        match i.mnemonic() {
+            Cmp | Test | Bt | Ucomisd | Ucomiss | Nop | Int3 | Prefetcht0 | Prefetchnta | Comisd => {}
+            Push | Pop => state.spills.clear(),
+            Mov if memory(0) && i.op1_kind() == OpKind::Register => {
+                let wide = i.op1_register().is_gpr64();
+                let value = full(i.op1_register()).filter(|_| wide).map_or(Value::Unknown, |r| state.regs[r]);
+                if rip {
+                    self.store(i.ip_rel_memory_address(), value);
+                    for v in state.regs.iter_mut().chain(state.spills.iter_mut().map(|s| &mut s.1)) {
+                        if *v == Value::Loaded(i.ip_rel_memory_address()) {
+                            *v = Value::Unknown;
+                        }
+                    }
+                } else if on_stack() {
+                    state.spill(stack_at(), value);
+                }
+            }
+            Mov if memory(0) => {
+                if rip {
+                    self.numbers.push(i.ip_rel_memory_address());
+                } else if on_stack() {
+                    state.spill(stack_at(), Value::Unknown);
+                }
+            }
+            Mov | Lea if i.op0_kind() == OpKind::Register && i.op0_register().is_gpr64() => {
+                let Some(to) = full(i.op0_register()) else { return };
+                let known = |r: Register| full(r).map_or(Value::Unknown, |r| state.regs[r]);
+                state.regs[to] = if i.mnemonic() == Lea {
+                    if rip {
+                        Value::Address(i.ip_rel_memory_address())
+                    } else {
+                        // Inside an array: still one of its elements.
+                        let parts = [known(i.memory_base()), known(i.memory_index())];
+                        let inside = |v: &&Value| {
+                            matches!(v, Value::Made(Made::Elements(_) | Made::Str | Made::Bytes | Made::ResultOf(_)))
+                        };
+                        match parts.iter().find(inside) {
+                            // What a function returned may be a struct: only a slice may be entered.
+                            Some(Value::Made(Made::ResultOf(_))) | None => Value::Unknown,
+                            Some(v) => *v,
+                        }
+                    }
+                } else if i.op1_kind() == OpKind::Register {
+                    known(i.op1_register())
+                } else if memory(1) && rip && self.is_global(i.ip_rel_memory_address()) {
+                    Value::Loaded(i.ip_rel_memory_address())
+                } else if memory(1) && on_stack() {
+                    state.spilled(stack_at())
+                } else {
+                    Value::Unknown
+                };
+            }
+            Xor if i.op0_kind() == OpKind::Register
+                && i.op1_kind() == OpKind::Register
+                && i.op0_register() == i.op1_register() =>
+            {
+                if let Some(r) = full(i.op0_register()) {
+                    state.regs[r] = Value::Zero;
+                }
+            }
+            Add | Sub if i.op0_kind() == OpKind::Register => {
+                if i.op0_register() == Register::RSP {
+                    return state.spills.clear();
+                }
+                let keep = i.mnemonic() == Add && i.op0_register().is_gpr64();
+                let known = |n: u32| match i.op_kind(n) {
+                    OpKind::Register => full(i.op_register(n)).map_or(Value::Unknown, |r| state.regs[r]),
+                    _ => Value::Unknown,
+                };
+                let inside = |v: &Value| matches!(v, Value::Made(Made::Elements(_) | Made::Str | Made::Bytes));
+                let value = [known(0), known(1)].into_iter().find(|v| keep && inside(v)).unwrap_or_default();
+                if let Some(r) = full(i.op0_register()) {
+                    state.regs[r] = value;
+                }
+            }
+            Mul | Imul | Div | Idiv | Cqo | Cdq | Cdqe | Cmpxchg | Cmpxchg16b | Cpuid | Rdtsc | Rdtscp | Xgetbv
+            | Mulx | Syscall => {
+                state.forget_registers();
+            }
+            Movsq | Movsb | Movsd | Movsw | Stosq | Stosb | Stosd => {
+                for r in [1, 6, 7] {
+                    state.regs[r] = Value::Unknown;
+                }
+                state.spills.clear();
+            }
+            _ => {
+                for n in 0..i.op_count().min(2) {
+                    if i.op_kind(n) == OpKind::Register {
+                        let r = i.op_register(n).full_register();
+                        if r.is_gpr64() {
+                            state.regs[r.number()] = Value::Unknown;
+                        }
+                    }
+                }
+                if i.op_count() > 0 && memory(0) && on_stack() {
+                    // Vector stores cover more words than one.
+                    let at = stack_at();
+                    state.spills.retain(|s| !(at - 7..at + 64).contains(&s.0));
+                }
+            }
+        }
+    }
+}
+
+fn said(made: Made) -> Word {
+    Word::Said(match made {
+        Made::Object(t) => Said::PointerTo(Addr(t)),
+        Made::Elements(t) => Said::SliceOf(Addr(t)),
+        Made::Header(t) => Said::Is(Addr(t)),
+        Made::Str => Said::Str,
+        Made::Bytes => Said::Bytes,
+        Made::ResultOf(f) => return Word::ResultOf(f),
+    })
+}
+
+impl Image {
+    /// What the code of the program's own module says of its global variables, sorted by address. Nothing on arm64.
+    pub fn code_types(&self) -> Vec<Statement> {
+        let (Some(module), Some(tab)) = (self.modules.first(), self.pclntab.tables().first()) else {
+            return Vec::new();
+        };
+        if self.elf.arch != Arch::Amd64 {
+            return Vec::new();
+        }
+        let minor = self.go_version.minor;
+        let callees: HashMap<u64, Callee> =
+            tab.funcs().filter_map(|f| Some((f.entry().0, callee(f.name(), minor)?))).collect();
+        type Part = (Vec<(u64, Word)>, Vec<(u64, Made)>);
+        let (found, results): Part = (0..tab.len())
+            .into_par_iter()
+            .with_min_len(64)
+            .fold(Part::default, |mut out, i| {
+                if let Some(f) = tab.func(i)
+                    && let Some(code) = self.code_of(&f)
+                    && !f.flags().asm()
+                {
+                    let mut walk = Walk {
+                        image: self,
+                        module,
+                        callees: &callees,
+                        found: std::mem::take(&mut out.0),
+                        numbers: Vec::new(),
+                        result: None,
+                    };
+                    walk.function(code, f.entry());
+                    out.0 = walk.found;
+                    if let Some(Value::Made(made)) = walk.result {
+                        out.1.push((f.entry().0, made));
+                    }
+                }
+                out
+            })
+            .reduce(Part::default, |mut a, mut b| {
+                a.0.append(&mut b.0);
+                a.1.append(&mut b.1);
+                a
+            });
+        let results: HashMap<u64, Made> = results.into_iter().collect();
+        let resolve = |word: Word| {
+            let mut word = word;
+            for _ in 0..MAX_CHAIN {
+                match word {
+                    Word::Said(s) => return Some(s),
+                    Word::ResultOf(f) => word = said(*results.get(&f)?),
+                }
+            }
+            None
+        };
+        let mut all: Vec<(Addr, Said)> =
+            found.into_iter().filter_map(|(at, word)| Some((Addr(at), resolve(word)?))).collect();
+        all.par_sort_unstable();
+        let mut out: Vec<Statement> = Vec::new();
+        for (at, said) in all.into_iter().filter(|(at, _)| module.is_global(*at)) {
+            match out.last_mut() {
+                Some(s) if s.at == at && s.said == said => s.times += 1,
+                _ => out.push(Statement { at, said, times: 1 }),
+            }
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn receivers() {
+        assert_eq!(receiver("a.b/c.(*T).M").as_deref(), Some("a.b/c.T"));
+        for no in ["c.(*T).M.func1", "c.(*T).M-fm", "c.T.M", "c.F", "c.(*T[...]).M", "c.(*T).M.(*U).N.func2"] {
+            assert_eq!(receiver(no), None, "{no}");
+        }
+    }
+}
