@@ -23,7 +23,7 @@ pub struct Cli {
     command: Command,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 struct TargetArgs {
     /// Process id or core file.
     target: String,
@@ -66,11 +66,12 @@ impl TargetArgs {
     }
 }
 
-#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum HoldArg {
     /// Not at all: quick, but what is read may change meanwhile.
     None,
     /// All threads stop while memory is read; nothing in the process is changed.
+    #[default]
     Freeze,
     /// All threads stop while the kernel makes a copy-on-write copy of the process (some milliseconds), and the copy is
     /// looked at. One thread is made to execute the system calls for that; its registers are put back.
@@ -97,6 +98,7 @@ enum Command {
     Why(commands::why::WhyArgs),
     Leaks(commands::leaks::LeaksArgs),
     Dump(commands::dump::DumpArgs),
+    Demo(commands::demo::DemoArgs),
     #[command(hide = true)]
     Debug(commands::debug::DebugArgs),
     /// Started by `--hold fork` for its own use.
@@ -121,6 +123,7 @@ impl Command {
             }
             Command::Leaks(a) => commands::leaks::run(a),
             Command::Dump(a) => commands::dump::run(a),
+            Command::Demo(a) => commands::demo::run(a),
             Command::Debug(a) => commands::debug::run(a),
         }
     }

@@ -1,6 +1,12 @@
 //! Read-only maps of files.
 
-use std::{fs::File, io, ops::Deref, path::Path};
+use std::{
+    fs::File,
+    io::{self, Write},
+    ops::Deref,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+};
 
 use memmap2::Mmap;
 
@@ -31,5 +37,22 @@ impl Deref for MappedFile {
 
     fn deref(&self) -> &[u8] {
         self.0.as_deref().unwrap_or_default()
+    }
+}
+
+/// A file that exists in memory only, and is gone with this process (memfd_create). Others open it by `path`.
+pub struct MemoryFile(File);
+
+impl MemoryFile {
+    pub fn new(name: &str, bytes: &[u8]) -> io::Result<MemoryFile> {
+        let name = std::ffi::CString::new(name)?;
+        let fd = nix::sys::memfd::memfd_create(name.as_c_str(), nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
+        let mut file = File::from(fd);
+        file.write_all(bytes)?;
+        Ok(MemoryFile(file))
+    }
+
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
     }
 }

@@ -68,7 +68,8 @@ struct LeaksResult {
     suspects: Vec<Suspect>,
 }
 
-fn look(s: &mut Session, limits: Thresholds) -> Result<(Look, u64, u64), Failure> {
+/// One look at a target: the suspects, live objects, live bytes.
+pub(super) fn look(s: &mut Session, limits: Thresholds) -> Result<(Look, u64, u64), Failure> {
     let at = Instant::now();
     let heap = s.heap()?;
     let built = s.graph(&heap)?;
@@ -114,13 +115,28 @@ pub fn run(args: &LeaksArgs) -> Result<(), Failure> {
             looks.push(next);
         }
     }
+    answer(session, &args.target, looks, live_objects, live_bytes, args.fail_over)
+}
+
+/// Compares the looks and prints the verdict; an error if there is more than the user allows.
+pub(super) fn answer(
+    session: Session,
+    target: &TargetArgs,
+    looks: Vec<Look>,
+    live_objects: u64,
+    live_bytes: u64,
+    fail_over: Option<u64>,
+) -> Result<(), Failure> {
     let n = looks.len();
     let suspects = leaks::compare(looks);
-    let blamed: u64 =
-        suspects.iter().filter(|s| s.certainty >= Certainty::Likely).map(|s| s.retained_bytes + s.stack_bytes).sum();
+    let blamed: u64 = suspects
+        .iter()
+        .filter(|s| s.certainty >= Certainty::Likely)
+        .map(|s| s.retained_bytes + s.stack_bytes)
+        .sum();
     let e = session.envelope("leaks", LeaksResult { live_objects, live_bytes, looks: n, suspects });
-    print(&args.target, &e, text)?;
-    match args.fail_over {
+    print(target, &e, text)?;
+    match fail_over {
         Some(limit) if blamed > limit => Err(Failure::finding(format!(
             "suspects that are likely or sure retain {}, more than {}",
             units::bytes(blamed),

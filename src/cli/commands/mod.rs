@@ -11,6 +11,7 @@ use super::{
 use crate::{base::units, output, report::Envelope};
 
 pub mod debug;
+pub mod demo;
 pub mod doctor;
 pub mod dump;
 pub mod goroutines;
