@@ -129,11 +129,8 @@ pub(super) fn answer(
 ) -> Result<(), Failure> {
     let n = looks.len();
     let suspects = leaks::compare(looks);
-    let blamed: u64 = suspects
-        .iter()
-        .filter(|s| s.certainty >= Certainty::Likely)
-        .map(|s| s.retained_bytes + s.stack_bytes)
-        .sum();
+    let blamed: u64 =
+        suspects.iter().filter(|s| s.certainty >= Certainty::Likely).map(|s| s.retained_bytes + s.stack_bytes).sum();
     let e = session.envelope("leaks", LeaksResult { live_objects, live_bytes, looks: n, suspects });
     print(target, &e, text)?;
     match fail_over {
