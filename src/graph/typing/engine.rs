@@ -180,8 +180,8 @@ impl<'a> Engine<'a> {
         if types.kind(ty) == Kind::Closure && types.fields(ty).is_empty() {
             return true;
         }
-        self.input.graph.edges(id).all(|edge| {
-            let Some(offset) = self.edge_at(edge).checked_sub(data + at) else { return partial };
+        self.input.graph.words.iter(self.input.graph.edges(id)).all(|word| {
+            let Some(offset) = (8 * word).checked_sub(data + at) else { return partial };
             if !repeats && offset >= types.size(ty) {
                 return partial;
             }
@@ -366,8 +366,8 @@ impl<'a> Engine<'a> {
         let types = self.input.types;
         let cap = if key.level() == Some(Level::Guess) { Level::Guess } else { Level::Whole };
         let (begin, repeats) = (slot.data + key.at(), types.kind(ty) == Kind::Backing);
-        for edge in edges {
-            let Some(offset) = self.edge_at(edge).checked_sub(begin) else { continue };
+        for (edge, word) in edges.clone().zip(self.input.graph.words.iter(edges)) {
+            let Some(offset) = (8 * word).checked_sub(begin) else { continue };
             if !repeats && offset >= types.size(ty) {
                 continue;
             }
