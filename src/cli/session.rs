@@ -50,7 +50,12 @@ fn target_of(word: &str) -> Result<Place, Failure> {
     }
 }
 
-fn open_process(pid: u32, args: &TargetArgs, timing: &mut BTreeMap<&'static str, f64>) -> Result<Runtime, Failure> {
+fn open_process(
+    pid: u32,
+    args: &TargetArgs,
+    typed: bool,
+    timing: &mut BTreeMap<&'static str, f64>,
+) -> Result<Runtime, Failure> {
     if pid == std::process::id() {
         return Err(Failure::new("cannot look at itself", None));
     }
@@ -59,6 +64,11 @@ fn open_process(pid: u32, args: &TargetArgs, timing: &mut BTreeMap<&'static str,
     let running = Arc::new(Target::attach(pid, HoldMode::None)?);
     let rt = Runtime::open(running.clone(), &args.open_options())?;
     timing.insert("binary", begin.elapsed().as_secs_f64() * 1e3);
+    if typed && rt.image.dwarf.is_none() {
+        let begin = Instant::now();
+        rt.image.code_types();
+        timing.insert("code", begin.elapsed().as_secs_f64() * 1e3);
+    }
     let begin = Instant::now();
     let target = Arc::new(Target::attach(pid, args.hold.into())?);
     timing.insert("attach", begin.elapsed().as_secs_f64() * 1e3);
@@ -70,10 +80,19 @@ fn open_process(pid: u32, args: &TargetArgs, timing: &mut BTreeMap<&'static str,
 
 impl Session {
     pub fn open(args: &TargetArgs) -> Result<Session, Failure> {
+        Session::open_for(args, false)
+    }
+
+    /// For questions about types: what the code of a binary without DWARF says of them is read before anything is stopped.
+    pub fn open_typed(args: &TargetArgs) -> Result<Session, Failure> {
+        Session::open_for(args, true)
+    }
+
+    fn open_for(args: &TargetArgs, typed: bool) -> Result<Session, Failure> {
         let started = Instant::now();
         let mut timing = BTreeMap::new();
         let rt = match target_of(&args.target)? {
-            Place::Process(pid) => open_process(pid, args, &mut timing)?,
+            Place::Process(pid) => open_process(pid, args, typed, &mut timing)?,
             Place::Core(path) => {
                 let target = Arc::new(Target::open_core(&path, args.exe.as_deref())?);
                 let rt = Runtime::open(target.clone(), &args.open_options())?.on(target)?;

@@ -555,8 +555,13 @@ fn said(made: Made) -> Word {
 }
 
 impl Image {
-    /// What the code of the program's own module says of its global variables, sorted by address. Nothing on arm64.
-    pub fn code_types(&self) -> Vec<Statement> {
+    /// What the code of the program's own module says of its global variables, sorted by address; worked out on first
+    /// use, which is best made before the target is stopped. Nothing on arm64.
+    pub fn code_types(&self) -> &[Statement] {
+        self.code_types.get_or_init(|| self.read_code_types())
+    }
+
+    fn read_code_types(&self) -> Vec<Statement> {
         let (Some(module), Some(tab)) = (self.modules.first(), self.pclntab.tables().first()) else {
             return Vec::new();
         };

@@ -141,6 +141,7 @@ impl Image {
             elf,
             debug_path: debug_elf.map(|e| e.path),
             code_index: OnceLock::new(),
+            code_types: OnceLock::new(),
         })
     }
 }

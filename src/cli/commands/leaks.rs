@@ -100,7 +100,7 @@ pub(super) fn look(s: &mut Session, limits: Thresholds) -> Result<(Look, u64, u6
 pub fn run(args: &LeaksArgs) -> Result<(), Failure> {
     let limits = Thresholds { bytes: args.min, ..Thresholds::default() };
     let mut looks = Vec::new();
-    let mut session = Session::open(&args.target)?;
+    let mut session = Session::open_typed(&args.target)?;
     let (first, mut live_objects, mut live_bytes) = look(&mut session, limits)?;
     looks.push(first);
     if let Some(over) = args.over {
@@ -109,7 +109,7 @@ pub fn run(args: &LeaksArgs) -> Result<(), Failure> {
         }
         for _ in 0..2 {
             std::thread::sleep(over / 2);
-            session = Session::open(&args.target)?;
+            session = Session::open_typed(&args.target)?;
             let (next, objects, bytes) = look(&mut session, limits)?;
             (live_objects, live_bytes) = (objects, bytes);
             looks.push(next);

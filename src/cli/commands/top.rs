@@ -17,7 +17,7 @@ pub struct TopArgs {
 
 pub fn run(args: &TopArgs) -> Result<(), Failure> {
     let (limit, args) = (args.limit, &args.target);
-    let mut s = Session::open(args)?;
+    let mut s = Session::open_typed(args)?;
     let Scene { heap, built, typed } = s.scene()?;
     let mut h = s.stage("top", |_| histogram::live_by_type(&heap, &built.graph, &typed));
     if args.json && limit > 0 {

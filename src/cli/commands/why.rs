@@ -61,7 +61,7 @@ pub fn run(args: &WhyArgs) -> Result<(), Failure> {
     let addr = u64::from_str_radix(hex, 16)
         .map(Addr)
         .map_err(|_| Failure::new(format!("{addr:?} is not an address"), Some("a hex address such as 0xc000012000")))?;
-    let mut s = Session::open(args)?;
+    let mut s = Session::open_typed(args)?;
     let Scene { heap, built, typed } = s.scene()?;
     let Some((id, _)) = heap.find(addr) else {
         return Err(Failure::new(format!("{addr} is not in the Go heap"), Some("gosleuth top PID for what is there")));
