@@ -2,11 +2,15 @@
 //! pointers are where the object has pointers, and whose members agree with what is known of the objects behind them.
 //! The result is marked as guessed, and what it says of further objects too.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Arc, RwLock},
+};
 
 use rayon::prelude::*;
 
 use super::{
+    Slot,
     engine::Engine,
     fit::{Fit, Level, class_size},
 };
@@ -18,9 +22,41 @@ use crate::{
 /// More candidates than this for one slot say nothing.
 const MAX_CANDIDATES: usize = 24;
 const PASSES: usize = 3;
+/// Shapes that are remembered, and the most pointers of one.
+const MAX_SHAPES: usize = 1 << 16;
+const MAX_POINTERS: usize = 64;
+
+/// Slot size, first data byte, and the bytes at which an object has pointers.
+type Shape = (u64, u64, Vec<u64>);
+
+/// Candidates by shape: a large program has thousands of types of one size, and many objects of one shape.
+#[derive(Default)]
+struct Shapes(RwLock<HashMap<Shape, Arc<Vec<TypeId>>>>);
+
+impl Shapes {
+    /// Those of `all` whose pointers are where the object has pointers.
+    fn fitting(&self, e: &Engine<'_>, id: ObjectId, slot: &Slot, all: &[TypeId]) -> Arc<Vec<TypeId>> {
+        let work_out = || Arc::new(all.iter().copied().filter(|&ty| e.agrees(id, ty, 0, slot.data, false)).collect());
+        let edges = e.input.graph.edges(id);
+        if edges.len() > MAX_POINTERS {
+            return work_out();
+        }
+        let shape = (slot.size, slot.data, edges.map(|edge| e.edge_at(edge)).collect::<Vec<_>>());
+        if let Some(known) = self.0.read().unwrap_or_else(|e| e.into_inner()).get(&shape) {
+            return known.clone();
+        }
+        let found: Arc<Vec<TypeId>> = work_out();
+        let mut known = self.0.write().unwrap_or_else(|e| e.into_inner());
+        if known.len() < MAX_SHAPES {
+            known.insert(shape, found.clone());
+        }
+        found
+    }
+}
 
 pub(super) fn complete(engine: &mut Engine<'_>) {
     let by_class = candidates(engine);
+    let shapes = Shapes::default();
     for _ in 0..PASSES {
         let e = &*engine;
         let found: Vec<(ObjectId, TypeId, u8)> = (0..e.input.heap.slots)
@@ -31,7 +67,7 @@ pub(super) fn complete(engine: &mut Engine<'_>) {
                 if !e.input.heap.is_allocated(id) || e.best(id).is_some() {
                     return None;
                 }
-                best_guess(e, &by_class, id).map(|(ty, score)| (id, ty, score))
+                best_guess(e, &by_class, &shapes, id).map(|(ty, score)| (id, ty, score))
             })
             .collect();
         if found.is_empty() {
@@ -70,17 +106,23 @@ fn candidates(e: &Engine<'_>) -> HashMap<(u64, u64), Vec<TypeId>> {
     map
 }
 
-fn best_guess(e: &Engine<'_>, by_class: &HashMap<(u64, u64), Vec<TypeId>>, id: ObjectId) -> Option<(TypeId, u8)> {
+fn best_guess(
+    e: &Engine<'_>,
+    by_class: &HashMap<(u64, u64), Vec<TypeId>>,
+    shapes: &Shapes,
+    id: ObjectId,
+) -> Option<(TypeId, u8)> {
     let slot = e.slots.get(id)?;
     // Without a pointer there is nothing to tell types apart by.
     if slot.noscan || slot.user_arena || e.input.graph.edges(id).is_empty() {
         return None;
     }
-    let mut fitting: Vec<(u32, TypeId)> = by_class
-        .get(&(slot.size, slot.data))?
+    let all = by_class.get(&(slot.size, slot.data))?;
+    let mut fitting: Vec<(u32, TypeId)> = shapes
+        .fitting(e, id, slot, all)
         .iter()
-        .filter(|&&ty| e.agrees(id, ty, 0, slot.data, false))
         .filter_map(|&ty| agreement(e, id, ty, slot.data).map(|n| (n, ty)))
+        .take(MAX_CANDIDATES + 1)
         .collect();
     if fitting.is_empty() || fitting.len() > MAX_CANDIDATES {
         return None;
