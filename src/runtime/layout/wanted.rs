@@ -3,7 +3,8 @@
 //! lacks the feature, and the code that asks must cope.
 //!
 //! A name may list alternatives, `a|b`: the newest spelling first (Go 1.21 moved `runtime._type` to `internal/abi.Type`).
-//! A member path may go through embedded structs with dots: `sched.pc`.
+//! A member path may go through embedded structs with dots: `sched.pc`. After a change here run scripts/layouts, which
+//! writes the same for binaries without DWARF; tests/layouts.rs fails until then.
 
 /// Must a target have it?
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
