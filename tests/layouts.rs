@@ -87,3 +87,21 @@ fn unknown_releases_are_refused() {
         assert!(Layout::from_table(minor, Arch::Amd64).is_err());
     }
 }
+
+/// A release that the table does not have is read with the nearest layouts, and the answer says so; a wrong one is refused
+/// with what was tried.
+#[test]
+fn another_release_is_never_silent() {
+    let Some(f) = common::Fixture::start("1.27", "stripped", "values", &["all"]) else { return };
+    let Some(a) = common::answer(&["doctor", &f.pid(), "--check-liveness", "--assume-go", "1.30"]) else { return };
+    let notes: Vec<&str> =
+        a["diagnostics"].as_array().expect("a list").iter().filter_map(|d| d["kind"].as_str()).collect();
+    assert!(notes.contains(&"layouts of another Go release are used"), "{notes:?}");
+    assert_eq!((&a["result"]["layout_minor"], &a["result"]["liveness"]["only_reachable"]), (&27.into(), &0.into()));
+    let out = common::gosleuth(&["doctor", &f.pid(), "--assume-go", "1.20"]);
+    let err = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(2));
+    assert!(err.contains("runtime.mheap_ was not found") && err.contains("tried"), "{err}");
+    let out = common::gosleuth(&["doctor", &f.pid(), "--layout", "dwarf"]);
+    assert!(String::from_utf8_lossy(&out.stderr).contains("has no DWARF"));
+}
