@@ -31,8 +31,10 @@ fn liveness_agrees_with_the_collector() {
             // that no collection has seen yet. Looked at by hand: (HashTrieMap).All.func1, addUniqueMap.func1.1.
             assert!(n("only_marked") <= 6 || n("agreement_ppm") >= 999_900, "Go {release} {variant} {name}: {a:#}");
             let counted = f.ready["memstats"]["HeapObjects"].as_u64().expect("a count");
+            // The program counts before it prints its line, and a thread may start between that and our look (its m, g0 and
+            // gsignal are objects): up to 5 more were seen on a busy machine.
             assert!(
-                n("marked_objects").abs_diff(counted) <= 4 + n("only_marked"),
+                n("marked_objects").abs_diff(counted) <= 12 + n("only_marked"),
                 "Go {release} {variant} {name}: runtime counts {counted}: {a:#}"
             );
             assert!(f.runs());
