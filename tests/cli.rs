@@ -18,7 +18,7 @@ fn a_process_that_is_not_there() {
 
 #[test]
 fn not_a_process_id() {
-    assert!(fails(&["top", "bogus"]).contains("is not a process id"));
+    assert!(fails(&["top", "bogus"]).contains("is neither a process id nor a file"));
 }
 
 #[test]
