@@ -21,12 +21,12 @@ pub struct Totals {
 }
 
 impl Totals {
-    fn add(&mut self, bytes: u64) {
+    pub(super) fn add(&mut self, bytes: u64) {
         self.objects += 1;
         self.bytes += bytes;
     }
 
-    fn join(&mut self, other: &Totals) {
+    pub(super) fn join(&mut self, other: &Totals) {
         self.objects += other.objects;
         self.bytes += other.bytes;
     }
@@ -46,6 +46,9 @@ pub struct Row {
     pub objects: u64,
     pub bytes: u64,
     pub known_by: KnownBy,
+    /// Bytes that would be freed without the objects of this row; where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retained_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -134,7 +137,13 @@ pub fn live_by_type(heap: &Heap, graph: &Graph, typed: &Typed) -> Histogram {
     }
     let mut rows: Vec<Row> = named
         .into_iter()
-        .map(|((name, _), (t, known_by, _))| Row { name, objects: t.objects, bytes: t.bytes, known_by })
+        .map(|((name, _), (t, known_by, _))| Row {
+            name,
+            objects: t.objects,
+            bytes: t.bytes,
+            known_by,
+            retained_bytes: None,
+        })
         .collect();
     rows.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| (&a.name, a.known_by).cmp(&(&b.name, b.known_by))));
     Histogram { live, coverage, rows }

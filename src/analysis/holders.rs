@@ -108,6 +108,11 @@ impl Holders {
         }
     }
 
+    /// The holder at the top above `holder`: a goroutine's group.
+    pub fn top(&self, holder: u32) -> u32 {
+        self.tree.parent.get(holder as usize).copied().flatten().unwrap_or(holder)
+    }
+
     /// Goroutines (indices into `Built::goroutines`) of a group.
     pub fn members(&self, holder: u32) -> impl Iterator<Item = usize> + '_ {
         let group = self.list.get(holder as usize).filter(|h| h.kind == HolderKind::Goroutines).map(|h| h.addr.0);

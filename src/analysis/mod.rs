@@ -1,7 +1,9 @@
 //! analysis: one file per question, plain results, no text. Reads `graph` and `runtime`. Used by `report`.
 
 pub mod dominators;
+pub mod fields;
 pub mod goroutines;
+pub mod groups;
 pub mod histogram;
 pub mod holders;
 pub mod leaks;
@@ -9,3 +11,5 @@ pub mod liveness;
 pub mod locks;
 pub mod paths;
 pub mod places;
+pub mod retained;
+pub mod selection;

@@ -97,6 +97,9 @@ enum Command {
     Locks(commands::locks::LocksArgs),
     Why(commands::why::WhyArgs),
     Leaks(commands::leaks::LeaksArgs),
+    Objects(commands::objects::ObjectsArgs),
+    Show(commands::show::ShowArgs),
+    Retained(commands::retained::RetainedArgs),
     Dump(commands::dump::DumpArgs),
     Demo(commands::demo::DemoArgs),
     #[command(hide = true)]
@@ -122,6 +125,9 @@ impl Command {
                 Ok(())
             }
             Command::Leaks(a) => commands::leaks::run(a),
+            Command::Objects(a) => commands::objects::run(a),
+            Command::Show(a) => commands::show::run(a),
+            Command::Retained(a) => commands::retained::run(a),
             Command::Dump(a) => commands::dump::run(a),
             Command::Demo(a) => commands::demo::run(a),
             Command::Debug(a) => commands::debug::run(a),

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
 use super::{Failure, TargetArgs};
 use crate::{
+    analysis::{dominators::Dominators, holders::Holders},
     graph::{
         TypeWords,
         build::{self, Built},
@@ -131,11 +132,29 @@ impl Session {
 
     /// Heap, graph and types; the target runs on as soon as its last byte is read.
     pub fn scene(&mut self) -> Result<Scene, Failure> {
+        Ok(self.scene_and(|_, _| Ok(()))?.0)
+    }
+
+    /// The same, with a last look at memory while the target is still held.
+    pub fn scene_and<T>(
+        &mut self,
+        look: impl FnOnce(&Runtime, &Scene) -> Result<T, Failure>,
+    ) -> Result<(Scene, T), Failure> {
         let heap = self.heap()?;
         let built = self.graph(&heap)?;
         let typed = self.stage("types", |rt| Typed::new(rt, &heap, &built));
+        let scene = Scene { heap, built, typed };
+        let seen = look(&self.rt, &scene)?;
         self.rt.target.release();
-        Ok(Scene { heap, built, typed })
+        Ok((scene, seen))
+    }
+
+    /// Who holds what: holders of the roots and the dominator tree over them.
+    pub fn dominators(&mut self, scene: &Scene) -> Result<(Holders, Dominators), Failure> {
+        let holders = self.stage("holders", |rt| Holders::of(rt, &scene.built));
+        let size = |o| scene.heap.extent(o).1;
+        let dom = self.stage("dominators", |_| Dominators::compute(&scene.built.graph, &holders.tree, size));
+        Ok((holders, dom.map_err(|e| Failure::new(e.to_string(), None))?))
     }
 
     pub fn envelope<R>(mut self, command: &'static str, result: R) -> Envelope<R> {

@@ -38,6 +38,24 @@ pub enum RootKind {
     Other,
 }
 
+impl RootKind {
+    /// What it is, in words.
+    pub fn text(self) -> &'static str {
+        match self {
+            RootKind::Data | RootKind::Bss => "global variable",
+            RootKind::Stack => "stack of a goroutine",
+            RootKind::Conservative => "stack or register of an interrupted goroutine, by value",
+            RootKind::Goroutine => "record of a goroutine: defers, panics, closure being started",
+            RootKind::Finalizer => "finalizer",
+            RootKind::Cleanup => "cleanup",
+            RootKind::FinalizerQueue => "queued finalizer or cleanup",
+            RootKind::WeakHandle => "weak handle",
+            RootKind::TinyBlock => "allocator's current tiny block",
+            RootKind::Other => "the runtime",
+        }
+    }
+}
+
 /// One word outside the heap (or in a special record) that keeps an object alive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Root {

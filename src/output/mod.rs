@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 
 use crate::{
-    analysis::{goroutines::Goroutines, histogram::Histogram, liveness::Liveness},
+    analysis::{goroutines::Goroutines, groups::By, histogram::Histogram, liveness::Liveness},
     base::{diag::Diagnostic, units},
 };
 
@@ -25,31 +25,54 @@ fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
     t
 }
 
-pub fn top(out: &mut dyn Write, h: &Histogram, limit: usize) -> io::Result<()> {
-    let c = &h.coverage;
-    writeln!(
-        out,
-        "{} alive in {} objects. Type known exactly for {}, through a holder for {}, guessed for {}, not known for {}.",
-        units::bytes(h.live.bytes),
-        units::count(h.live.objects),
-        units::percent(c.exact_bytes, h.live.bytes),
-        units::percent(c.propagated_bytes, h.live.bytes),
-        units::percent(c.guessed_bytes, h.live.bytes),
-        units::percent(c.unknown_bytes, h.live.bytes),
-    )?;
+pub fn top(out: &mut dyn Write, h: &Histogram, by: By, limit: usize) -> io::Result<()> {
+    let (c, live) = (&h.coverage, h.live.bytes);
+    write!(out, "{} alive in {} objects.", units::bytes(live), units::count(h.live.objects))?;
+    match by {
+        By::Root => write!(out, " What would be freed without each root:")?,
+        By::Sizeclass => {}
+        _ => write!(
+            out,
+            " Type known exactly for {}, through a holder for {}, guessed for {}, not known for {}.",
+            units::percent(c.exact_bytes, live),
+            units::percent(c.propagated_bytes, live),
+            units::percent(c.guessed_bytes, live),
+            units::percent(c.unknown_bytes, live),
+        )?,
+    }
+    let what = match by {
+        By::Type | By::Retained => "type",
+        By::Package => "package",
+        By::Module => "module",
+        By::Sizeclass => "slot",
+        By::Root => "root",
+    };
+    let (retained, known) = (by == By::Retained, !matches!(by, By::Root | By::Sizeclass));
+    let mut head = vec!["bytes", "share", "objects"];
     let shown = if limit == 0 { h.rows.len() } else { limit };
     let rows = h.rows.iter().take(shown).map(|r| {
-        vec![
-            units::bytes(r.bytes),
-            units::percent(r.bytes, h.live.bytes),
-            units::count(r.objects),
-            format!("{:?}", r.known_by).to_lowercase(),
-            r.name.clone(),
-        ]
+        let weight = if retained { r.retained_bytes.unwrap_or(0) } else { r.bytes };
+        let mut row = vec![units::bytes(weight), units::percent(weight, live), units::count(r.objects)];
+        if retained {
+            row.push(units::bytes(r.bytes));
+        }
+        if known {
+            row.push(format!("{:?}", r.known_by).to_lowercase());
+        }
+        row.push(r.name.clone());
+        row
     });
-    writeln!(out, "\n{}", table(&["bytes", "share", "objects", "known by", "type"], rows))?;
+    if retained {
+        head[0] = "retained";
+        head.push("own bytes");
+    }
+    if known {
+        head.push("known by");
+    }
+    head.push(what);
+    writeln!(out, "\n\n{}", table(&head, rows))?;
     if h.rows.len() > shown {
-        writeln!(out, "... and {} more types (--limit 0 shows all)", h.rows.len() - shown)?;
+        writeln!(out, "... and {} more rows (--limit 0 shows all)", h.rows.len() - shown)?;
     }
     Ok(())
 }

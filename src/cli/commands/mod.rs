@@ -17,7 +17,10 @@ pub mod dump;
 pub mod goroutines;
 pub mod leaks;
 pub mod locks;
+pub mod objects;
 pub mod overview;
+pub mod retained;
+pub mod show;
 pub mod top;
 pub mod why;
 

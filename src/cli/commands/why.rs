@@ -1,4 +1,6 @@
-//! `why`: who keeps an object alive.
+//! `why`: who keeps an object, or all objects of a type, alive.
+
+use std::io::{self, Write};
 
 use clap::Args;
 use serde::Serialize;
@@ -7,30 +9,47 @@ use super::{Failure, Scene, Session, TargetArgs, print};
 use crate::{
     analysis::{
         dominators::Dominators,
-        holders::{Holders, root_name},
+        holders::root_name,
         paths,
+        selection::{self, Way},
     },
     base::{Addr, ObjectId, units},
     graph::RootKind,
+    runtime::{Runtime, heap::Heap},
 };
 
-/// Who keeps an object alive: paths from roots.
+/// Who keeps an object, or the objects of a type, alive: paths from roots.
 #[derive(Args, Debug)]
 pub struct WhyArgs {
     #[command(flatten)]
     target: TargetArgs,
-    /// Address of the object (any address inside it).
-    addr: String,
-    /// How many truly different paths to look for.
+    /// Address (0x..., any address inside the object), or the name of a type or a part of one.
+    #[arg(value_name = "ADDR|TYPE")]
+    what: String,
+    /// How many truly different paths, or ways of a type, to show.
     #[arg(long, default_value_t = 3)]
     paths: usize,
 }
 
 #[derive(Serialize)]
 struct WhyResult {
+    /// The object that was asked for; for a type, the one that retains most.
     object: Step,
+    /// `alive`, `garbage` or `free slot`.
+    state: &'static str,
     retained_bytes: u64,
     paths: Vec<PathResult>,
+    /// Where a type was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    of_type: Option<OfType>,
+}
+
+#[derive(Serialize)]
+struct OfType {
+    types: Vec<String>,
+    objects: u64,
+    bytes: u64,
+    ways: Vec<Way>,
 }
 
 #[derive(Serialize)]
@@ -55,66 +74,154 @@ struct Step {
     bytes: u64,
 }
 
+/// `0x...`, or hexadecimal digits that can be nothing but an address.
+fn address(word: &str) -> Option<Addr> {
+    let hex = word.strip_prefix("0x").or_else(|| (word.len() >= 9).then_some(word))?;
+    u64::from_str_radix(hex, 16).ok().map(Addr)
+}
+
+/// The slot that the address `word` lies in.
+pub fn object_at(heap: &Heap, word: &str) -> Result<ObjectId, Failure> {
+    let addr = address(word).ok_or_else(|| {
+        Failure::new(format!("{word:?} is not an address"), Some("a hex address such as 0xc000012000"))
+    })?;
+    let found = heap.find(addr).map(|(id, _)| id);
+    found.ok_or_else(|| {
+        Failure::new(format!("{addr} is not in the Go heap"), Some("gosleuth top PID for what is there"))
+    })
+}
+
 pub fn run(args: &WhyArgs) -> Result<(), Failure> {
-    let (addr, n, args) = (&args.addr, args.paths, &args.target);
-    let hex = addr.strip_prefix("0x").unwrap_or(addr);
-    let addr = u64::from_str_radix(hex, 16)
-        .map(Addr)
-        .map_err(|_| Failure::new(format!("{addr:?} is not an address"), Some("a hex address such as 0xc000012000")))?;
-    let mut s = Session::open_typed(args)?;
-    let Scene { heap, built, typed } = s.scene()?;
-    let Some((id, _)) = heap.find(addr) else {
-        return Err(Failure::new(format!("{addr} is not in the Go heap"), Some("gosleuth top PID for what is there")));
-    };
+    let mut s = Session::open_typed(&args.target)?;
+    let scene = s.scene()?;
+    let Scene { heap, built, typed } = &scene;
     let graph = &built.graph;
-    let holders = Holders::of(&s.rt, &built);
-    let dom = Dominators::compute(graph, &holders.tree, |o| heap.extent(o).1)
-        .map_err(|e| Failure::new(e.to_string(), None))?;
+    let (types, objects) = match address(&args.what) {
+        Some(_) => (Vec::new(), vec![object_at(heap, &args.what)?]),
+        None => {
+            let types = selection::types_named(typed, &args.what);
+            let objects = selection::objects_of(heap, built, typed, &types, false);
+            if objects.is_empty() {
+                return Err(Failure::new(
+                    format!("nothing alive is of a type called {:?}", args.what),
+                    Some("gosleuth top PID --limit 0 for the types there are; addresses begin with 0x"),
+                ));
+            }
+            (types, objects)
+        }
+    };
+    let (holders, dom) = s.dominators(&scene)?;
+    let retained = |id: ObjectId| dom.object(id).map_or(0, |d| dom.retained(d));
+    // Of many equal ones the first, so that the answer is the same twice.
+    let id = objects.iter().copied().min_by_key(|&o| (std::cmp::Reverse(retained(o)), o)).unwrap_or_default();
+    let of_type = (!types.is_empty()).then(|| {
+        let mut names: Vec<String> = objects.iter().filter_map(|&o| typed.name(o)).map(str::to_owned).collect();
+        names.sort_unstable();
+        names.dedup();
+        OfType {
+            types: names,
+            objects: objects.len() as u64,
+            bytes: objects.iter().map(|&o| heap.extent(o).1).sum(),
+            ways: s.stage("ways", |rt| selection::ways(rt, heap, built, typed, &holders, &objects)),
+        }
+    });
+    let paths = s.stage("paths", |rt| paths_to(rt, &scene, &dom, id, args.paths));
+    let state = match graph.reachable.get(id.index()) {
+        true => "alive",
+        false if heap.is_allocated(id) => "garbage",
+        false => "free slot",
+    };
+    let result = WhyResult { object: step(&scene, id, None), state, retained_bytes: retained(id), paths, of_type };
+    let e = s.envelope("why", result);
+    print(&args.target, &e, |out, r| text(out, r, args.paths))
+}
+
+fn step(scene: &Scene, o: ObjectId, edge: Option<usize>) -> Step {
+    let (addr, bytes) = scene.heap.extent(o);
+    let field = edge.map(|e| scene.typed.field(&scene.heap, &scene.built.graph, o, e));
+    Step { addr, type_name: scene.typed.name(o).map(str::to_owned), field, bytes }
+}
+
+fn paths_to(rt: &Runtime, scene: &Scene, dom: &Dominators, id: ObjectId, n: usize) -> Vec<PathResult> {
+    let graph = &scene.built.graph;
     // Globals explain best, then exact stack words; guesses last.
     let mut order: Vec<u32> = (0..graph.roots.len() as u32).collect();
     order.sort_by_key(|&r| (graph.roots[r as usize].kind, r));
-    let found = s.stage("paths", |_| paths::distinct_paths(graph, &dom, &order, id, n));
-    let step = |o: ObjectId, edge: Option<usize>| {
-        let (addr, bytes) = heap.extent(o);
-        Step {
-            addr,
-            type_name: typed.name(o).map(str::to_owned),
-            field: edge.map(|e| typed.field(&heap, graph, o, e)),
-            bytes,
-        }
-    };
-    let result = WhyResult {
-        object: step(id, None),
-        retained_bytes: dom.object(id).map_or(0, |d| dom.retained(d)),
-        paths: found
-            .iter()
-            .map(|p| PathResult {
-                root: RootName { kind: graph.roots[p.root].kind, name: root_name(&s.rt, &built, &graph.roots[p.root]) },
-                steps: p.hops.iter().map(|h| step(h.from, Some(h.edge))).chain([step(p.target, None)]).collect(),
-            })
-            .collect(),
-    };
-    let e = s.envelope("why", result);
-    print(args, &e, |out, r| {
-        let name = |s: &Step| s.type_name.clone().unwrap_or_else(|| "(untyped)".into());
-        if r.paths.is_empty() {
-            return writeln!(out, "{} is not reached from any root: it is garbage.", r.object.addr);
-        }
+    paths::distinct_paths(graph, dom, &order, id, n)
+        .iter()
+        .map(|p| PathResult {
+            root: RootName { kind: graph.roots[p.root].kind, name: root_name(rt, &scene.built, &graph.roots[p.root]) },
+            steps: p
+                .hops
+                .iter()
+                .map(|h| step(scene, h.from, Some(h.edge)))
+                .chain([step(scene, p.target, None)])
+                .collect(),
+        })
+        .collect()
+}
+
+fn text(out: &mut dyn Write, r: &WhyResult, limit: usize) -> io::Result<()> {
+    let name = |s: &Step| s.type_name.clone().unwrap_or_else(|| "(untyped)".into());
+    if let Some(t) = &r.of_type {
         writeln!(
             out,
-            "{} {} is alive and retains {}. {} way(s) to it:",
-            r.object.addr,
-            name(&r.object),
-            units::bytes(r.retained_bytes),
-            r.paths.len()
+            "{} {} ({}) are alive:",
+            units::count(t.objects),
+            if t.types.len() == 1 { t.types[0].clone() } else { format!("objects of {} types", t.types.len()) },
+            units::bytes(t.bytes)
         )?;
-        for p in &r.paths {
-            writeln!(out, "\n  {} ({:?})", p.root.name, p.root.kind)?;
-            for s in &p.steps {
-                let field = s.field.as_deref().unwrap_or("");
-                writeln!(out, "    -> {} {}{field} ({} bytes)", s.addr, name(s), s.bytes)?;
+        for w in t.ways.iter().take(limit.max(1)) {
+            writeln!(out, "  {:>6}  through {}", units::percent(w.share_permille, 1000), w.holder)?;
+            for s in &w.steps {
+                writeln!(out, "            -> {s}")?;
             }
         }
-        Ok(())
-    })
+        if t.ways.len() > limit.max(1) {
+            writeln!(out, "  ... and {} more ways (--paths shows more)", t.ways.len() - limit.max(1))?;
+        }
+        writeln!(out, "\nThe one that retains most:")?;
+    }
+    if r.state != "alive" {
+        let says = match r.state {
+            "garbage" => {
+                "is not reached from any root: it is garbage, and is freed when the next collection has swept it"
+            }
+            _ => "is a free slot: no object is there",
+        };
+        return writeln!(out, "{} {says}.", r.object.addr);
+    }
+    writeln!(
+        out,
+        "{} {} is alive and retains {}. {} to it:",
+        r.object.addr,
+        name(&r.object),
+        units::bytes(r.retained_bytes),
+        if r.paths.len() == 1 { "One way".to_owned() } else { format!("{} ways", r.paths.len()) }
+    )?;
+    for p in &r.paths {
+        writeln!(out, "\n  {} ({})", p.root.name, p.root.kind.text())?;
+        // Long chains of equal things (lists) say it once.
+        let mut i = 0;
+        while i < p.steps.len() {
+            let s = &p.steps[i];
+            let same = |a: &Step| a.type_name == s.type_name && a.field == s.field && s.field.is_some();
+            let run = p.steps[i..].iter().take_while(|a| same(a)).count().max(1);
+            writeln!(
+                out,
+                "    -> {} {}{} ({})",
+                s.addr,
+                name(s),
+                s.field.as_deref().unwrap_or(""),
+                units::bytes(s.bytes)
+            )?;
+            if run > 3 {
+                writeln!(out, "       ... {} more of these", run - 2)?;
+                i += run - 1;
+            } else {
+                i += 1;
+            }
+        }
+    }
+    Ok(())
 }

@@ -62,13 +62,18 @@ impl Typed {
         self.path(heap, id, 8 * word)
     }
 
-    /// The place in `id` of byte `offset` of its slot.
-    pub fn path(&self, heap: &Heap, id: ObjectId, offset: u64) -> String {
+    /// The byte of the slot at which what has the object's type begins: behind a malloc header, or where the part lies.
+    pub fn begin(&self, heap: &Heap, id: ObjectId) -> u64 {
         let span = heap.span_of(id);
         let header = self.malloc_headers && !span.noscan && span.class != 0 && span.elemsize > 512;
-        let begin = if header { 8 } else { 0 } + self.typing.part_of(id).unwrap_or(0);
+        let header = if header { 8 } else { 0 };
+        header + self.typing.part_of(id).unwrap_or(0)
+    }
+
+    /// The place in `id` of byte `offset` of its slot.
+    pub fn path(&self, heap: &Heap, id: ObjectId, offset: u64) -> String {
         let ty = self.typing.type_of(id);
-        match offset.checked_sub(begin) {
+        match offset.checked_sub(self.begin(heap, id)) {
             Some(at) if ty.is_known() => path_at(&self.types, ty, at),
             _ => format!("+{offset}"),
         }
