@@ -7,6 +7,7 @@ pub mod groups;
 pub mod histogram;
 pub mod holders;
 pub mod leaks;
+pub mod ledger;
 pub mod liveness;
 pub mod locks;
 pub mod paths;

@@ -109,20 +109,35 @@ fn parse_kb_lines(text: &str) -> Vec<(String, u64)> {
         .collect()
 }
 
-/// Resident bytes of each mapping from smaps: (start, end, rss).
-pub fn resident(pid: u32) -> io::Result<Vec<(Addr, Addr, u64)>> {
-    let text = fs::read_to_string(path(pid, "smaps"))?;
-    let mut out: Vec<(Addr, Addr, u64)> = Vec::new();
+/// One mapping with what smaps says of it, in bytes.
+#[derive(Clone, Debug)]
+pub struct MappedMemory {
+    pub map: Mapping,
+    pub resident: u64,
+    pub swapped: u64,
+}
+
+/// /proc/PID/smaps: resident and swapped bytes of each mapping. Cost: the kernel walks the page tables.
+pub fn smaps(pid: u32) -> io::Result<Vec<MappedMemory>> {
+    Ok(parse_smaps(&fs::read_to_string(path(pid, "smaps"))?))
+}
+
+fn parse_smaps(text: &str) -> Vec<MappedMemory> {
+    let kb = |s: &str| s.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap_or(0).saturating_mul(1024);
+    let mut out: Vec<MappedMemory> = Vec::new();
     for line in text.lines() {
-        if let Some(m) = parse_map_line(line) {
-            out.push((m.start, m.end, 0));
-        } else if let Some(rest) = line.strip_prefix("Rss:")
-            && let Some(last) = out.last_mut()
-        {
-            last.2 = rest.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap_or(0) * 1024;
+        // Lines of figures begin with a capital letter, those of mappings with a hexadecimal digit.
+        if line.starts_with(|c: char| c.is_ascii_digit() || c.is_ascii_lowercase()) {
+            out.extend(parse_map_line(line).map(|map| MappedMemory { map, resident: 0, swapped: 0 }));
+        } else if let Some(last) = out.last_mut() {
+            if let Some(rest) = line.strip_prefix("Rss:") {
+                last.resident = kb(rest);
+            } else if let Some(rest) = line.strip_prefix("Swap:") {
+                last.swapped = kb(rest);
+            }
         }
     }
-    Ok(out)
+    out
 }
 
 /// Seconds since the process started, by the kernel's clock.
@@ -160,5 +175,15 @@ mod tests {
         assert!(m.readable && !m.writable && m.executable);
         assert_eq!(m.path, Some(PathBuf::from("/usr/bin/a b")));
         assert!(parse_map_line("Rss:      12 kB").is_none());
+    }
+
+    #[test]
+    fn smaps_figures() {
+        let text = "c000000000-c000400000 rw-p 00000000 00:00 0 \nSize: 4096 kB\nRss:                  12 kB\nSwap:  4 kB\n\
+                    VmFlags: rd wr\nd000000000-d000001000 r--p 00000000 00:00 0    [anon: Go: heap]\nRss:   0 kB\n";
+        let maps = parse_smaps(text);
+        assert_eq!(maps.len(), 2);
+        assert_eq!((maps[0].resident, maps[0].swapped, maps[1].resident), (12 << 10, 4 << 10, 0));
+        assert_eq!(maps[1].map.path, Some(PathBuf::from("[anon: Go: heap]")));
     }
 }

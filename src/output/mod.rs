@@ -1,5 +1,6 @@
 //! output: text forms of results. Computes nothing but column widths.
 
+pub mod ledger;
 pub mod locks;
 
 use std::io::{self, Write};

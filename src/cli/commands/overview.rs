@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use super::{Failure, Session, TargetArgs, print};
 use crate::{
+    analysis::ledger::{self, Kernel, Ledger},
     base::units,
+    output,
     runtime::{
         Runtime,
         layout::{Field, Global},
@@ -26,6 +28,7 @@ struct OverviewResult {
     heap: HeapFigures,
     gc: GcFigures,
     goroutines: BTreeMap<&'static str, u64>,
+    ledger: Ledger,
 }
 
 #[derive(Serialize)]
@@ -56,8 +59,10 @@ fn gc_cycles(rt: &Runtime) -> Option<u32> {
 pub fn run(args: &OverviewArgs) -> Result<(), Failure> {
     let args = &args.target;
     let mut s = Session::open(args)?;
+    let kernel = s.stage("residency", Kernel::look);
     let heap = s.heap()?;
     let built = s.graph(&heap)?;
+    let ledger = s.stage("ledger", |rt| ledger::ledger(rt, &heap, &built, kernel.as_ref()));
     let mut states: BTreeMap<&'static str, u64> = BTreeMap::new();
     for g in &built.goroutines {
         *states.entry(g.status.text()).or_default() += 1;
@@ -94,6 +99,7 @@ pub fn run(args: &OverviewArgs) -> Result<(), Failure> {
             sweepgen: heap.sweepgen,
         },
         goroutines: states,
+        ledger,
     };
     let e = s.envelope("overview", result);
     print(args, &e, |out, r| {
@@ -117,6 +123,7 @@ pub fn run(args: &OverviewArgs) -> Result<(), Failure> {
             r.gc.cycles.map_or("unknown".to_owned(), |n| units::count(n.into()))
         )?;
         let states: Vec<String> = r.goroutines.iter().map(|(k, n)| format!("{} {k}", units::count(*n))).collect();
-        writeln!(out, "Goroutines: {}.", states.join(", "))
+        writeln!(out, "Goroutines: {}.", states.join(", "))?;
+        output::ledger::text(out, &r.ledger)
     })
 }

@@ -58,6 +58,9 @@ impl Span {
 pub struct Heap {
     /// By address.
     pub spans: Vec<Span>,
+    /// Spans that the runtime uses for itself (mSpanManual): goroutine stacks and the collector's work buffers.
+    /// (start, bytes), by address.
+    pub manual: Vec<(Addr, u64)>,
     /// Bit per slot id: holds an allocated object that the collector has not found dead.
     pub allocated: Bitmap,
     /// Bit per slot id: allocated, but found dead by the last collection and not swept yet.
@@ -115,6 +118,7 @@ impl Heap {
         let dead = Bitmap::new(slots as usize);
         Heap {
             spans,
+            manual: Vec::new(),
             allocated,
             dead,
             slots,

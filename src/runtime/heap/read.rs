@@ -12,8 +12,9 @@ use crate::{
     },
 };
 
-/// mSpanInUse (runtime/mheap.go).
+/// mSpanInUse, mSpanManual (runtime/mheap.go).
 const IN_USE: u64 = 1;
+const MANUAL: u64 = 2;
 /// Spans whose bits are read together.
 const BATCH: usize = 8192;
 /// Address space that one page index may cover: 64 TiB of user space would be 2^33 pages.
@@ -30,23 +31,34 @@ pub(crate) fn scattered(rt: &Runtime, at: &[Addr], len: usize) -> Vec<Option<Vec
 /// A span in use with its freeindex, allocBits and gcmarkBits.
 type RawSpan = (Span, u32, Addr, Addr);
 
+/// What one mspan describes.
+enum Described {
+    InUse(RawSpan),
+    Manual(Addr, u64),
+    Nothing,
+}
+
+/// The spans in use and the manual ones.
+type Spans = (Vec<RawSpan>, Vec<(Addr, u64)>);
+
 /// The spans in use among the mspans at `addrs`, each of `size` bytes.
-fn read_spans(rt: &Runtime, addrs: &[u64], size: usize) -> Result<Vec<RawSpan>, ReadError> {
+fn read_spans(rt: &Runtime, addrs: &[u64], size: usize) -> Result<Spans, ReadError> {
     let at: Vec<Addr> = addrs.iter().map(|&a| Addr(a)).collect();
-    let mut spans = Vec::with_capacity(addrs.len());
+    let (mut spans, mut manual) = (Vec::with_capacity(addrs.len()), Vec::new());
     for (&addr, raw) in at.iter().zip(scattered(rt, &at, size)) {
         let Some(raw) = raw else {
             rt.diag.note("span unreadable", format_args!("mspan at {addr}"));
             continue;
         };
         match decode(&Record::new(&rt.layout, addr, raw)) {
-            Ok(Some(s)) => spans.push(s),
-            Ok(None) => {}
+            Ok(Described::InUse(s)) => spans.push(s),
+            Ok(Described::Manual(start, bytes)) => manual.push((start, bytes)),
+            Ok(Described::Nothing) => {}
             Err(e @ ReadError::Layout(_)) => return Err(e),
             Err(e) => rt.diag.note("span implausible", e),
         }
     }
-    Ok(spans)
+    Ok((spans, manual))
 }
 
 impl Heap {
@@ -56,9 +68,11 @@ impl Heap {
         let sweepgen = head.get(Field::MheapSweepgen)? as u32;
         let all = rt.words("mheap_.allspans", head.slice(Field::MheapAllspans)?)?;
         let size = rt.layout.size(Struct::Mspan).unwrap_or(0) as usize;
-        let batches: Vec<Vec<RawSpan>> =
+        let batches: Vec<Spans> =
             all.par_chunks(4096).map(|batch| read_spans(rt, batch, size)).collect::<Result<_, ReadError>>()?;
-        let mut spans = batches.concat();
+        let (in_use, manual): (Vec<_>, Vec<_>) = batches.into_iter().unzip();
+        let (mut spans, mut manual) = (in_use.concat(), manual.concat());
+        manual.sort_unstable();
         spans.sort_by_key(|s| s.0.start);
         spans.dedup_by(|b, a| {
             let overlap = b.0.start.0 < a.0.start.0 + a.0.bytes;
@@ -78,6 +92,7 @@ impl Heap {
         }
         let mut heap = Heap {
             spans: Vec::new(),
+            manual,
             allocated: Bitmap::new(first as usize),
             dead: Bitmap::new(first as usize),
             slots: first,
@@ -196,10 +211,16 @@ fn green_tea(spans: &[RawSpan]) -> bool {
     })
 }
 
-/// A span in use with its freeindex, allocBits and gcmarkBits; `None` for other states.
-fn decode(r: &Record) -> Result<Option<RawSpan>, ReadError> {
-    if r.get(Field::MspanState)? != IN_USE {
-        return Ok(None);
+/// A span in use with its freeindex, allocBits and gcmarkBits; extents only of manual ones.
+fn decode(r: &Record) -> Result<Described, ReadError> {
+    match r.get(Field::MspanState)? {
+        IN_USE => {}
+        MANUAL => {
+            let (start, npages) = (r.get(Field::MspanStartAddr)?, r.get(Field::MspanNpages)?);
+            let plausible = start != 0 && start % PAGE == 0 && npages <= 1 << 30;
+            return Ok(if plausible { Described::Manual(Addr(start), npages * PAGE) } else { Described::Nothing });
+        }
+        _ => return Ok(Described::Nothing),
     }
     let (start, npages, nelems) =
         (r.get(Field::MspanStartAddr)?, r.get(Field::MspanNpages)?, r.get(Field::MspanNelems)?);
@@ -238,7 +259,7 @@ fn decode(r: &Record) -> Result<Option<RawSpan>, ReadError> {
         specials: r.ptr(Field::MspanSpecials)?,
         mspan: r.addr,
     };
-    Ok(Some((span, freeindex as u32, r.ptr(Field::MspanAllocBits)?, r.ptr(Field::MspanGcmarkBits)?)))
+    Ok(Described::InUse((span, freeindex as u32, r.ptr(Field::MspanAllocBits)?, r.ptr(Field::MspanGcmarkBits)?)))
 }
 
 /// Words of a byte block, little endian.
