@@ -47,10 +47,13 @@ fn adds_up_to_what_the_kernel_counts() {
             }
         }
         let stat = |k: &str| f.ready["memstats"][k].as_u64().expect("a counter");
-        let heap: u64 =
-            ["heap_live", "heap_garbage", "heap_dead", "heap_free"].into_iter().map(|o| row(l, o)).sum();
+        let heap: u64 = ["heap_live", "heap_garbage", "heap_dead", "heap_free"].into_iter().map(|o| row(l, o)).sum();
         // Not every page of a span has been touched: address space is more than what is resident.
-        assert!(heap <= stat("HeapInuse") + (1 << 20), "{what}: {heap} in spans, HeapInuse {}: {l:#}", stat("HeapInuse"));
+        assert!(
+            heap <= stat("HeapInuse") + (1 << 20),
+            "{what}: {heap} in spans, HeapInuse {}: {l:#}",
+            stat("HeapInuse")
+        );
         let objects = row(l, "heap_live") + row(l, "heap_garbage") + row(l, "heap_dead");
         if name == "heap" && args[0] == "small" {
             assert!(
@@ -79,7 +82,10 @@ fn memory_of_c_is_told_apart() {
                 f.ready["truth"]["leaks"].as_array().map_or(0, |l| l.iter().filter_map(|x| x["bytes"].as_u64()).sum());
             let c = row(l, "c_heap") + row(l, "other_anonymous");
             println!("Go {release} cgoleak {scenario}: {c} bytes of C, {planted} planted");
-            assert!(c >= planted && c <= planted + (3 << 20), "Go {release} {scenario}: {c} of C, {planted} planted: {l:#}");
+            assert!(
+                c >= planted && c <= planted + (3 << 20),
+                "Go {release} {scenario}: {c} of C, {planted} planted: {l:#}"
+            );
             assert!(l["explained_bytes"].as_u64().expect("a sum").abs_diff(rss(&f.pid())) * 50 <= rss(&f.pid()));
         }
     }

@@ -194,9 +194,16 @@ impl Kernel {
             let rss = rollup.and_then(|r| r.iter().find(|(k, _)| k == "Rss").map(|r| r.1));
             Ok((rss.unwrap_or(total), maps))
         };
-        let (resident, maps) = read().map_err(|e| rt.diag.note("the kernel's memory figures cannot be read", e)).ok()?;
-        let page =
-            rt.target.auxv.iter().find(|a| a.0 == AT_PAGESZ).map_or(4096, |a| a.1).clamp(4096, 65536).next_power_of_two();
+        let (resident, maps) =
+            read().map_err(|e| rt.diag.note("the kernel's memory figures cannot be read", e)).ok()?;
+        let page = rt
+            .target
+            .auxv
+            .iter()
+            .find(|a| a.0 == AT_PAGESZ)
+            .map_or(4096, |a| a.1)
+            .clamp(4096, 65536)
+            .next_power_of_two();
         let arenas = arenas(rt);
         let pagemap = procfs::pagemap_file(pid).map_err(|e| rt.diag.note("pagemap cannot be read", e)).ok();
         let pages: Vec<Bitmap> = arenas
@@ -312,15 +319,10 @@ pub fn counters(rt: &Runtime) -> Counters {
     c.profile_buckets_bytes = uint(stats, Field::MstatsBuckhashSys);
     c.collector_bytes = uint(stats, Field::MstatsGcMiscSys);
     c.other_bytes = uint(stats, Field::MstatsOtherSys);
-    c.metadata_bytes = [
-        c.span_records_bytes,
-        c.cache_records_bytes,
-        c.profile_buckets_bytes,
-        c.collector_bytes,
-        c.other_bytes,
-    ]
-    .into_iter()
-    .sum();
+    c.metadata_bytes =
+        [c.span_records_bytes, c.cache_records_bytes, c.profile_buckets_bytes, c.collector_bytes, c.other_bytes]
+            .into_iter()
+            .sum();
     c
 }
 
@@ -446,8 +448,7 @@ pub fn ledger(rt: &Runtime, heap: &Heap, built: &Built, kernel: Option<&Kernel>)
         None => rt.target.mappings.iter().filter(|m| m.writable).map(|m| (m, m.end.0 - m.start.0)).collect(),
     };
     let marks = metadata_addresses(rt, heap);
-    let thread_stacks: Vec<u64> =
-        rt.target.threads.iter().filter_map(|t| t.regs.as_ref().map(|r| r.sp.0)).collect();
+    let thread_stacks: Vec<u64> = rt.target.threads.iter().filter_map(|t| t.regs.as_ref().map(|r| r.sp.0)).collect();
     let (mut metadata, mut unknown) = (0u64, 0u64);
     for (m, bytes) in outside {
         let i = own.partition_point(|a| a.1 <= m.start.0);
