@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::dominators::HolderTree;
 use crate::{
-    base::{Addr, Goid},
+    base::{Addr, Goid, ObjectId},
     graph::{Root, RootKind, build::Built},
     image::FuncId,
-    runtime::{Runtime, layout::Global, stack::Stack},
+    runtime::{Runtime, heap::Heap, layout::Global, stack::Stack},
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize)]
@@ -42,6 +42,24 @@ pub struct Holders {
     /// The function that each goroutine runs, in the order of `Built::goroutines`: index into `functions`.
     runs: Vec<u32>,
     functions: Vec<String>,
+}
+
+/// Hands the record of each goroutine over to it. The runtime lists them all in allgs, so that what only a record leads
+/// to (defers, places in queues) would be held by that list as well, and never by its goroutine alone. Typing must be over:
+/// the edges of the list now lead back to the list. What is reachable stays the same.
+pub fn hand_over_records(rt: &Runtime, heap: &Heap, built: &mut Built) {
+    let Some(allgs) = rt.globals.get(Global::Allgs) else { return };
+    let lists: Vec<ObjectId> = built.graph.roots.iter().filter(|r| r.at == allgs).map(|r| r.target).collect();
+    let records: HashMap<ObjectId, (Goid, Addr)> =
+        built.goroutines.iter().filter_map(|g| Some((heap.find(g.addr)?.0, (g.goid, g.addr)))).collect();
+    for list in lists {
+        for e in built.graph.edges(list) {
+            if let Some(&(goid, at)) = records.get(&built.graph.target[e]) {
+                let target = std::mem::replace(&mut built.graph.target[e], list);
+                built.graph.roots.push(Root { kind: RootKind::Goroutine, target, at, offset: 0, goid, frame: 0 });
+            }
+        }
+    }
 }
 
 impl Holders {
@@ -111,6 +129,11 @@ impl Holders {
     /// The holder at the top above `holder`: a goroutine's group.
     pub fn top(&self, holder: u32) -> u32 {
         self.tree.parent.get(holder as usize).copied().flatten().unwrap_or(holder)
+    }
+
+    /// The function that goroutine `i` of `Built::goroutines` runs.
+    pub fn function_of(&self, i: usize) -> &str {
+        self.runs.get(i).and_then(|&f| self.functions.get(f as usize)).map_or("", String::as_str)
     }
 
     /// Goroutines (indices into `Built::goroutines`) of a group.

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
 use super::{Failure, TargetArgs};
 use crate::{
-    analysis::{dominators::Dominators, holders::Holders},
+    analysis::{
+        dominators::Dominators,
+        holders::{self, Holders},
+    },
     graph::{
         TypeWords,
         build::{self, Built},
@@ -143,9 +146,10 @@ impl Session {
         let heap = self.heap()?;
         let built = self.graph(&heap)?;
         let typed = self.stage("types", |rt| Typed::new(rt, &heap, &built));
-        let scene = Scene { heap, built, typed };
+        let mut scene = Scene { heap, built, typed };
         let seen = look(&self.rt, &scene)?;
         self.rt.target.release();
+        self.stage("records", |rt| holders::hand_over_records(rt, &scene.heap, &mut scene.built));
         Ok((scene, seen))
     }
 

@@ -109,9 +109,11 @@ impl Image {
         Some(if off == 0 { format!("global near {function}") } else { format!("global near {function} (+{off:#x})") })
     }
 
-    /// The function that was written with the access at `pc` in it: inlining into other packages undone.
+    /// The function that was written with the access at `pc` in it, inlining undone: where a method of the standard
+    /// library was inlined (`sync.(*Map).Store`), the program's function that calls it.
     fn accessor(&self, pc: Addr) -> Option<&str> {
-        self.pclntab.find(pc)?.inline_frames(pc).next().map(|f| f.function).filter(|n| *n != "?")
+        let names = || self.pclntab.find(pc).into_iter().flat_map(|f| f.inline_frames(pc)).map(|f| f.function);
+        names().find(|n| rank(n).1 < 2).or_else(|| names().next()).filter(|n| *n != "?")
     }
 }
 
@@ -125,7 +127,9 @@ fn rank(name: &str) -> (u8, u8) {
     let package = name.rsplit_once('/').map_or(name, |(_, last)| last).split('.').next().unwrap_or(name);
     let made = name.starts_with("type:") || name.starts_with("type..") || name.starts_with("go:");
     let rest = name.rsplit_once('/').map_or(name, |(_, last)| last).strip_prefix(package).unwrap_or("");
-    let init = rest == ".init" || rest.starts_with(".init.") || rest.starts_with(".map.init");
+    // Closures in initialisers (`init.func1`, to Go 1.20 `glob..func1`) are code that a person wrote.
+    let numbered = rest.strip_prefix(".init.").is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit()));
+    let init = rest == ".init" || numbered || rest.starts_with(".map.init");
     let origin = if name.starts_with("main.") {
         0
     } else if name.split('/').next().is_some_and(|first| name.contains('/') && first.contains('.')) {

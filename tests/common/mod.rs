@@ -15,6 +15,15 @@ fn root() -> Option<PathBuf> {
     std::env::var_os("GOSLEUTH_FIXTURES").map(PathBuf::from)
 }
 
+/// `None`, with a line that the test script counts, where the fixture was not built.
+pub fn fixture_path(release: &str, variant: &str, name: &str) -> Option<PathBuf> {
+    let path = root().map(|r| r.join(release).join(variant).join(name)).filter(|p| p.exists());
+    if path.is_none() {
+        println!("skipped: no fixture {name} of Go {release} ({variant})");
+    }
+    path
+}
+
 /// A running fixture; it ends when this is dropped.
 pub struct Fixture {
     child: Child,
@@ -26,10 +35,18 @@ pub struct Fixture {
 impl Fixture {
     /// `None`, with a line that the test script counts, where the fixture was not built or may not be traced.
     pub fn start(release: &str, variant: &str, name: &str, args: &[&str]) -> Option<Fixture> {
-        let Some(path) = root().map(|r| r.join(release).join(variant).join(name)).filter(|p| p.exists()) else {
-            println!("skipped: no fixture {name} of Go {release} ({variant})");
-            return None;
-        };
+        let fixture = Fixture::launch(release, variant, name, args)?;
+        assert_eq!(fixture.ready["ready"], true, "{}", fixture.ready);
+        Some(fixture)
+    }
+
+    /// The same, and `None` as well where the fixture says that its release cannot do what the scenario needs.
+    pub fn try_start(release: &str, variant: &str, name: &str, args: &[&str]) -> Option<Fixture> {
+        Fixture::launch(release, variant, name, args).filter(|f| f.ready["ready"] == true)
+    }
+
+    fn launch(release: &str, variant: &str, name: &str, args: &[&str]) -> Option<Fixture> {
+        let path = fixture_path(release, variant, name)?;
         let mut child = Command::new(path)
             .args(args)
             .stdin(Stdio::piped())
@@ -40,7 +57,6 @@ impl Fixture {
         let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         let mut fixture = Fixture { child, stdin, stdout, ready: Value::Null };
         fixture.ready = fixture.line();
-        assert_eq!(fixture.ready["ready"], true, "{}", fixture.ready);
         let built = fixture.ready["go"].as_str().expect("a release");
         assert!(built.starts_with(&format!("go{release}")), "fixture of {release} was built by {built}");
         Some(fixture)

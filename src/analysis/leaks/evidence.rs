@@ -1,18 +1,21 @@
 //! What the verdict needs besides graph and types: lengths of slices and strings that lead to large buffers, fill of
 //! maps and channels. Read while the target is held; bounded samples, no contents.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::{
     base::{Addr, ObjectId, bytes},
     graph::{build::Built, typing::Typed},
-    runtime::{Runtime, heap::Heap, types::Kind},
+    runtime::{Runtime, heap::Heap, layout::Field, types::Kind},
 };
 
 /// Buffers below this size are not worth a look: pinning one costs less than telling it.
 const LARGE_BUFFER: u64 = 2048;
 /// Headers of each kind that are read at most: 1.5 MiB of headers.
 const MAX_HEADERS: usize = 65_536;
+
+/// Timer heaps of a P: to Go 1.22, and after it.
+const QUEUES: [&str; 2] = ["[]*runtime.timer", "[]runtime.timerWhen"];
 
 /// How much of a pointer-free buffer its slices and strings can see.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +42,8 @@ pub struct Evidence {
     pub buffers: HashMap<ObjectId, Use>,
     /// By header object of a map or channel.
     pub fills: HashMap<ObjectId, Fill>,
+    /// Objects that the timer queues point to, and whose timer fires again and again (runtime/time.go timer.period).
+    pub tickers: HashSet<ObjectId>,
     /// Large buffers whose headers were not read because there were too many.
     pub buffers_left_out: u64,
 }
@@ -55,6 +60,9 @@ impl Evidence {
         let mut out = Evidence::default();
         let (mut headers, mut containers) = (Vec::new(), Vec::new());
         let types = &typed.types;
+        // By name: arrays share it with slices.
+        let queues: HashSet<_> = types.ids().filter(|&t| QUEUES.contains(&types.name(t))).collect();
+        let mut timers = Vec::new();
         for span in heap.spans.iter().filter(|s| !s.noscan) {
             let data = span.value_offset(rt);
             for id in (span.first.0..span.first.0 + span.nelems).map(ObjectId) {
@@ -64,6 +72,9 @@ impl Evidence {
                 }
                 if matches!(types.kind(ty), Kind::MapHeader | Kind::ChanHeader) && containers.len() < MAX_HEADERS {
                     containers.push((id, types.kind(ty)));
+                }
+                if queues.contains(&ty) {
+                    timers.extend(built.graph.edges(id).take(MAX_HEADERS.saturating_sub(timers.len())));
                 }
                 for e in built.graph.edges(id) {
                     let target = built.graph.target[e];
@@ -94,7 +105,29 @@ impl Evidence {
         }
         out.read_headers(rt, heap, typed, &headers);
         out.read_containers(rt, heap, &containers);
+        out.read_timers(rt, heap, built, &timers);
         out
+    }
+
+    fn read_timers(&mut self, rt: &Runtime, heap: &Heap, built: &Built, edges: &[usize]) {
+        let Some(period) = rt.layout.field(Field::TimerPeriod) else { return };
+        let interior = &built.hints.interior;
+        for batch in edges.chunks(1024) {
+            let mut raw = vec![0u8; 8 * batch.len()];
+            let targets: Vec<ObjectId> = batch.iter().map(|&e| built.graph.target[e]).collect();
+            let place = |(&e, &id): (&usize, &ObjectId)| {
+                let inside = interior.binary_search_by_key(&(e as u32), |i| i.0).map_or(0, |i| interior[i].1);
+                heap.extent(id).0.offset(u64::from(inside) + u64::from(period.offset))
+            };
+            let mut ranges: Vec<(Addr, &mut [u8])> =
+                batch.iter().zip(&targets).map(place).zip(raw.chunks_exact_mut(8)).collect();
+            let ok = rt.target.memory.read_scattered(&mut ranges);
+            for ((id, raw), ok) in targets.iter().zip(raw.chunks_exact(8)).zip(ok) {
+                if ok.is_ok() && bytes::u64_at(raw, 0).is_some_and(|p| p != 0) {
+                    self.tickers.insert(*id);
+                }
+            }
+        }
     }
 
     fn read_headers(&mut self, rt: &Runtime, heap: &Heap, typed: &Typed, headers: &[Header]) {

@@ -97,7 +97,11 @@ pub fn suspects(case: &Case, limits: Thresholds) -> Vec<Suspect> {
     // One hook may show as several piles: the parts of a large map, the per-P parts of a pool.
     let mut merged: Vec<Suspect> = Vec::new();
     for s in out {
-        match merged.iter_mut().find(|m| m.pattern == s.pattern && m.holder == s.holder && m.type_name == s.type_name) {
+        let same = |m: &&mut Suspect| {
+            let alike = m.type_name == s.type_name || s.pattern == Pattern::PoolHoard;
+            m.pattern == s.pattern && m.holder == s.holder && alike
+        };
+        match merged.iter_mut().find(same) {
             Some(m) => {
                 m.objects += s.objects;
                 m.retained_bytes += s.retained_bytes;

@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{
     analysis::holders::HolderKind,
-    base::{ObjectId, units},
+    base::{KnownBy, ObjectId, units},
+    image::codetypes::{Said, receiver},
     runtime::{
         layout::Global,
         types::{Kind, TypeId},
@@ -46,7 +47,7 @@ impl Pattern {
             Pattern::GoroutinePileUp => {
                 "find what should end these goroutines: close the channel they wait on, or give them a context and select on its Done"
             }
-            Pattern::TickerNotStopped => "end the goroutine when its work is over and defer ticker.Stop() in it",
+            Pattern::TickerNotStopped => "stop every ticker when its work is over: defer ticker.Stop()",
             Pattern::ResponseBodyNotClosed => {
                 "read the HTTP response body to its end and close it on every path: defer resp.Body.Close()"
             }
@@ -230,6 +231,10 @@ fn goroutines(case: &Case, pile: &Pile, limits: Thresholds) -> Option<Verdict> {
     if let Some((reason, n)) = reasons.first() {
         evidence.push(format!("{} in \"{reason}\"", units::count(*n as u64)));
     }
+    if !pile.companions.is_empty() {
+        let names: Vec<String> = pile.companions.iter().map(|&h| case.holders.name(case.rt, case.built, h)).collect();
+        evidence.push(format!("counted together with {}, started in the same place", names.join(", ")));
+    }
     // A crowd that is at work is no pile.
     if waiting * 10 < pile.goroutines * 9 {
         return None;
@@ -272,6 +277,8 @@ fn plumbing(case: &Case, pile: &Pile, names: &Names) -> Option<Verdict> {
                 "contexts with a deadline hang on the timer queue".into(),
                 Some("timer"),
             )
+        } else if fires_again(case, pile) {
+            likely(Pattern::TickerNotStopped, "timers that fire again and again hold it".into(), Some("timer"))
         } else {
             likely(Pattern::TimerNotStopped, "timers that have not fired hold it".into(), Some("timer"))
         };
@@ -303,10 +310,25 @@ fn plumbing(case: &Case, pile: &Pile, names: &Names) -> Option<Verdict> {
     None
 }
 
-/// Name of the type of a global variable, where DWARF tells it.
+/// Most timers of the queues on the way are periodic.
+fn fires_again(case: &Case, pile: &Pile) -> bool {
+    let children = pile.chain.iter().rev().take(2).flat_map(|&id| case.built.graph.children(id));
+    let (n, again) = children.fold((0u64, 0u64), |(n, a), c| (n + 1, a + u64::from(case.evidence.tickers.contains(c))));
+    again * 2 > n
+}
+
+/// Name of the type of a global variable: from DWARF, else from the methods that the code calls on it.
 fn variable_type(case: &Case, holder: u32) -> Option<String> {
     let h = case.holders.list.get(holder as usize).filter(|h| h.kind == HolderKind::Global)?;
-    let vars = &case.rt.image.dwarf.as_ref()?.variables;
+    let Some(dwarf) = &case.rt.image.dwarf else {
+        let statements = case.rt.image.code_types();
+        let from = statements.partition_point(|s| s.at < h.addr);
+        return statements[from..].iter().take_while(|s| s.at == h.addr).find_map(|s| match s.said {
+            Said::IsReceiver(entry) => receiver(case.rt.image.pclntab.find(entry)?.name()),
+            _ => None,
+        });
+    };
+    let vars = &dwarf.variables;
     let elf = h.addr.0.wrapping_sub(case.rt.image.bias);
     let i = vars.binary_search_by_key(&elf, |v| v.addr).ok()?;
     Some(vars[i].type_name.clone())
@@ -372,17 +394,23 @@ fn containers(case: &Case, pile: &Pile, names: &Names) -> Option<Verdict> {
             });
         }
     }
-    let closures = names.met.iter().filter(|n| n.starts_with("func ")).count();
     let hook = names.chain.last().map(|(n, _)| *n).unwrap_or("");
-    let of_funcs = hook.contains("func(") || (closures > 0 && closures * 2 > pile.met.len());
+    let of_funcs = hook.contains("func(") || mostly_closures(case, pile);
     let in_map = map.is_some()
-        || names.on_way(&["map[", "sync.Map", "HashTrieMap"])
-        || pile.holder.and_then(|h| variable_type(case, h)).is_some_and(|t| t.starts_with("sync.Map"))
+        || names.on_way(&["map[", "sync.Map", "HashTrieMap", "sync.indirect["])
+        || pile
+            .holder
+            .and_then(|h| variable_type(case, h))
+            .is_some_and(|t| t.starts_with("sync.Map") || t.contains(".HashTrieMap["))
         || main_is_in_map(case, pile);
     if in_map {
         let n = fill.map_or(String::new(), |f| format!("a map of {} entries", units::count(f.used)));
         let n = if n.is_empty() { "a map holds it".to_owned() } else { n };
         return possible(if of_funcs { Pattern::ClosureCapture } else { Pattern::GlobalMap }, n);
+    }
+    let elements: u64 = pile.met.iter().filter(|(t, _)| types.name(*t) == "list.Element").map(|m| m.1).sum();
+    if elements > 64 && elements * 4 >= pile.contents.iter().map(|c| c.objects).sum() {
+        return possible(Pattern::LinkedList, format!("lists of {} elements together", units::count(elements)));
     }
     let in_slice = pile.chain.iter().rev().any(|&id| types.kind(case.typed.typing.type_of(id)) == Kind::Backing);
     if in_slice {
@@ -391,6 +419,13 @@ fn containers(case: &Case, pile: &Pile, names: &Names) -> Option<Verdict> {
     }
     let few = pile.contents.iter().map(|c| c.objects).sum::<u64>() < 4;
     possible(if few { Pattern::LargeObject } else { Pattern::GlobalSlice }, "one place holds it".to_owned())
+}
+
+/// Most of what the hook points to are closures.
+fn mostly_closures(case: &Case, pile: &Pile) -> bool {
+    let children = pile.chain.last().map(|&id| case.built.graph.children(id)).unwrap_or_default();
+    let closure = |id: &&ObjectId| case.typed.types.kind(case.typed.typing.type_of(**id)) == Kind::Closure;
+    children.iter().filter(closure).count() * 2 > children.len()
 }
 
 /// Below a hook that is no map itself: is there one map for the many things (and not many small maps, one in each)?
@@ -435,7 +470,8 @@ fn path(case: &Case, pile: &Pile) -> Vec<String> {
         let next = pile.chain.get(i + 1);
         let edge = next.and_then(|t| graph.edges(id).find(|&e| graph.target[e] == *t));
         let field = edge.map(|e| case.typed.field(case.heap, graph, id, e)).unwrap_or_default();
-        format!("{} {}{field}", case.addr(id), case.type_name(id))
+        let guess = if case.typed.typing.known_by(id) == KnownBy::Guessed { " (guess)" } else { "" };
+        format!("{} {}{field}{guess}", case.addr(id), case.type_name(id))
     };
     if n <= SHOWN {
         return (0..n).map(step).collect();

@@ -8,7 +8,7 @@ use crate::{
         dominators::{Node, Vertex},
         holders::HolderKind,
     },
-    base::{Bitmap, Goid, ObjectId},
+    base::{Addr, Bitmap, Goid, KnownBy, ObjectId},
     runtime::types::{Kind, TypeId},
 };
 
@@ -25,6 +25,8 @@ pub struct Pile {
     pub run: u64,
     /// For goroutine groups: how many, and their stacks.
     pub goroutines: u64,
+    /// Other groups that were started with these goroutines and hold the same things: counted in `retained` and `stack_bytes`.
+    pub companions: Vec<u32>,
     pub stack_bytes: u64,
     /// Large buffers that hang there and what of them can be seen.
     pub pinned: Pinned,
@@ -58,12 +60,13 @@ pub fn find(case: &Case, limits: Thresholds) -> Vec<Pile> {
     let threshold = limits.bytes.max(case.live_bytes / 1000 * limits.permille);
     // Multiply held objects hang on the super root: by type.
     let mut loose: HashMap<TypeId, (Vec<Node>, u64)> = HashMap::new();
+    let mut crowds = Vec::new();
     for child in case.dom.children(case.dom.root()) {
         match case.dom.vertex(child) {
             Vertex::Holder(h) => {
                 let kind = case.holders.list[h as usize].kind;
                 match kind {
-                    HolderKind::Goroutines => group(case, child, h, limits, threshold, &mut out),
+                    HolderKind::Goroutines => crowds.extend(group(case, child, h, limits, threshold, &mut out)),
                     HolderKind::Finalizer | HolderKind::Cleanup => {
                         if case.dom.retained(child) >= threshold {
                             out.push(pile(case, Some(h), vec![], &[child]));
@@ -85,7 +88,11 @@ pub fn find(case: &Case, limits: Thresholds) -> Vec<Pile> {
             Vertex::Super => {}
         }
     }
-    for (ty, (nodes, bytes)) in loose {
+    let mut told = Bitmap::new(case.built.graph.slots());
+    out.extend(judge_crowds(case, crowds, &mut told));
+    for (ty, (mut nodes, _)) in loose {
+        nodes.retain(|&n| case.object(n).is_some_and(|id| !told.get(id.index())));
+        let bytes = nodes.iter().map(|&n| case.dom.retained(n)).sum::<u64>();
         if bytes >= threshold && nodes.len() as u64 >= limits.goroutines && ty.is_known() {
             let mut p = pile(case, None, vec![], &nodes);
             p.retained = bytes;
@@ -95,19 +102,32 @@ pub fn find(case: &Case, limits: Thresholds) -> Vec<Pile> {
     out
 }
 
-/// All goroutines of one function; or the few of them that hold much by themselves.
-fn group(case: &Case, node: Node, holder: u32, limits: Thresholds, threshold: u64, out: &mut Vec<Pile>) {
+/// Many goroutines that run one function.
+struct Crowd {
+    node: Node,
+    holder: u32,
+    members: Vec<usize>,
+    /// Function whose `go` statement started them, and their number: those of companions are the same.
+    origin: (Addr, usize),
+}
+
+/// All goroutines of one function, if they are many; or the few of them that hold much by themselves, into `out`.
+fn group(
+    case: &Case,
+    node: Node,
+    holder: u32,
+    limits: Thresholds,
+    threshold: u64,
+    out: &mut Vec<Pile>,
+) -> Option<Crowd> {
     let members: Vec<usize> = case.holders.members(holder).collect();
-    let stack = |&i: &usize| {
-        let (low, high) = case.built.goroutines[i].stack;
-        high.0.saturating_sub(low.0)
-    };
     if members.len() as u64 >= limits.goroutines {
-        let mut p = pile(case, Some(holder), vec![], &[node]);
-        (p.goroutines, p.stack_bytes) = (members.len() as u64, members.iter().map(stack).sum());
-        p.retained = freed_without(case, &members);
-        out.push(p);
-    } else if case.dom.retained(node) >= threshold {
+        let gopc = case.built.goroutines[members[0]].gopc;
+        let creator = case.rt.image.pclntab.find(gopc).map_or(gopc, |f| f.entry());
+        let origin = (creator, members.len());
+        return Some(Crowd { node, holder, members, origin });
+    }
+    if case.dom.retained(node) >= threshold {
         for g in case.dom.children(node).filter(|&n| case.dom.retained(n) >= threshold) {
             let before = out.len();
             descend(case, Some(holder), g, threshold, out);
@@ -116,18 +136,80 @@ fn group(case: &Case, node: Node, holder: u32, limits: Thresholds, threshold: u6
             }
         }
     }
+    None
+}
+
+/// Crowds that one function starts in equal numbers (a reader and a writer for each connection) are one pile where they
+/// hold together is not what each holds by itself. `told`: takes the objects that would be freed without them.
+fn judge_crowds(case: &Case, mut crowds: Vec<Crowd>, told: &mut Bitmap) -> Vec<Pile> {
+    /// Each walk costs as much as finding the live objects.
+    const MAX_WALKS: usize = 24;
+    crowds.sort_by_key(|c| std::cmp::Reverse(c.members.len()));
+    let mut walks = 0;
+    let mut freed = |members: &[usize], otherwise: u64| {
+        walks += 1;
+        if walks > MAX_WALKS { otherwise } else { freed_without(case, members, told) }
+    };
+    let stack = |&i: &usize| {
+        let (low, high) = case.built.goroutines[i].stack;
+        high.0.saturating_sub(low.0)
+    };
+    let mut piles: Vec<Pile> = Vec::new();
+    for group in by_origin(crowds) {
+        let mut single: Vec<Pile> = group
+            .iter()
+            .map(|c| {
+                let mut p = pile(case, Some(c.holder), vec![], &[c.node]);
+                p.goroutines = c.members.len() as u64;
+                p.stack_bytes = c.members.iter().map(stack).sum();
+                p.retained = freed(&c.members, p.retained);
+                p
+            })
+            .collect();
+        let apart: u64 = single.iter().map(|p| p.retained).sum();
+        let all: Vec<usize> = group.iter().flat_map(|c| c.members.iter().copied()).collect();
+        if group.len() > 1 {
+            let together = freed(&all, apart);
+            if together.abs_diff(apart) > apart / 8 {
+                single.sort_by_key(|p| std::cmp::Reverse(p.retained));
+                let mut first = single.remove(0);
+                first.retained = together;
+                first.stack_bytes += single.iter().map(|p| p.stack_bytes).sum::<u64>();
+                first.companions = single.iter().filter_map(|p| p.holder).collect();
+                single = vec![first];
+            }
+        }
+        piles.extend(single);
+    }
+    piles
+}
+
+fn by_origin(mut crowds: Vec<Crowd>) -> Vec<Vec<Crowd>> {
+    crowds.sort_by_key(|c| (c.origin, c.holder));
+    let mut out: Vec<Vec<Crowd>> = Vec::new();
+    for c in crowds {
+        match out.last_mut().filter(|g| g[0].origin == c.origin) {
+            Some(g) => g.push(c),
+            None => out.push(vec![c]),
+        }
+    }
+    out
 }
 
 /// Bytes that would be freed if these goroutines ended: a walk without their stacks and what the runtime keeps for them:
 /// the g itself, its places in queues of waiters, its entries in the timer heaps.
-fn freed_without(case: &Case, members: &[usize]) -> u64 {
+fn freed_without(case: &Case, members: &[usize], told: &mut Bitmap) -> u64 {
     let graph = &case.built.graph;
     let mut seen = Bitmap::new(graph.slots());
     let gone: std::collections::HashSet<Goid> = members.iter().map(|&i| case.built.goroutines[i].goid).collect();
     // Arrays share their names with slices, so by name and not by id.
     const QUEUES: [&str; 3] = ["runtime.sudog", "[]runtime.timerWhen", "[]*runtime.timer"];
     let types = &case.typed.types;
-    let queues: Vec<TypeId> = types.ids().filter(|&t| QUEUES.contains(&types.name(t))).collect();
+    // An HTTP transport keeps its connections in maps until their goroutines take them out (net/http/transport.go).
+    let runs = |name: &str| case.holders.function_of(members[0]).contains(name);
+    let own: &[&str] = if runs("net/http.(*persistConn).") { &["http.persistConn"] } else { &[] };
+    let cut = |t: &TypeId| QUEUES.contains(&types.name(*t)) || own.contains(&types.name(*t));
+    let queues: Vec<TypeId> = types.ids().filter(cut).collect();
     let avoid = |id: ObjectId| queues.contains(&case.typed.typing.type_of(id));
     for &i in members {
         if let Some((id, _)) = case.heap.find(case.built.goroutines[i].addr) {
@@ -141,13 +223,18 @@ fn freed_without(case: &Case, members: &[usize]) -> u64 {
         }
     }
     let mut kept = 0u64;
+    let mut reached = Bitmap::new(graph.slots());
     while let Some(o) = stack.pop() {
+        reached.set(o.index());
         kept += case.heap.extent(o).1;
         for &t in graph.children(o) {
             if !avoid(t) && seen.insert(t.index()) {
                 stack.push(t);
             }
         }
+    }
+    for o in graph.reachable.iter_ones().filter(|&o| !reached.get(o)) {
+        told.set(o);
     }
     // Queues of others were avoided as well: what hangs there alone is little, and theirs.
     case.live_bytes.saturating_sub(kept)
@@ -173,10 +260,18 @@ fn descend(case: &Case, holder: Option<u32>, top: Node, threshold: u64, out: &mu
             let heavy: Vec<Node> =
                 case.dom.children(node).filter(|&c| case.dom.retained(c) >= threshold.max(bytes / 5)).collect();
             // The parts of one map are one pile, however large each is.
-            let whole = heavy.len() > 1 && heavy.iter().all(|&n| is_part(case, n));
+            let whole = heavy.len() > 1 && heavy.iter().all(|&n| case.object(n).is_some_and(|id| case.is_part(id)));
             match if whole { &[][..] } else { heavy.as_slice() } {
                 [one] if case.dom.retained(*one) >= bytes / 10 * 6 && chain.len() < MAX_CHAIN => node = *one,
                 [] => {
+                    // The parts of a map (groups and their overflow) are told as the map that they belong to.
+                    let header = chain.iter().rposition(|&id| case.kind(id) == Kind::MapHeader);
+                    if let Some(i) = header.filter(|&i| chain[i + 1..].iter().all(|&id| case.is_part(id)))
+                        && let Some(n) = case.dom.object(chain[i])
+                    {
+                        chain.truncate(i + 1);
+                        node = n;
+                    }
                     let start = *chain.first().unwrap_or(&ObjectId(0));
                     let from = if run > 64 { case.dom.object(start).unwrap_or(node) } else { node };
                     let mut p = pile(case, holder, chain, &[from]);
@@ -208,6 +303,7 @@ fn pile(case: &Case, holder: Option<u32>, chain: Vec<ObjectId>, nodes: &[Node]) 
         contents: Vec::new(),
         run: 0,
         goroutines: 0,
+        companions: Vec::new(),
         stack_bytes: 0,
         pinned: Pinned::default(),
         met: Vec::new(),
@@ -220,7 +316,9 @@ fn pile(case: &Case, holder: Option<u32>, chain: Vec<ObjectId>, nodes: &[Node]) 
     while let Some((node, counted)) = stack.pop() {
         let mut below = counted;
         if let Some(id) = case.object(node) {
-            let ty = case.typed.typing.type_of(id);
+            // A guess is no ground to accuse a type.
+            let guessed = case.typed.typing.known_by(id) == KnownBy::Guessed;
+            let ty = if guessed { TypeId::UNKNOWN } else { case.typed.typing.type_of(id) };
             *met.entry(ty).or_default() += 1;
             look_at_buffer(case, id, &mut p.pinned);
             let leaf = case.dom.children(node).next().is_none();
@@ -258,12 +356,16 @@ fn look_at_buffer(case: &Case, id: ObjectId, pinned: &mut Pinned) {
     pinned.text += u64::from(seen.text);
 }
 
-/// A table, group or bucket array of a map.
-fn is_part(case: &Case, node: Node) -> bool {
-    let types = &case.typed.types;
-    case.object(node)
-        .map(|id| case.typed.typing.type_of(id))
-        .is_some_and(|ty| matches!(types.kind(ty), Kind::MapPart | Kind::Backing) && types.key(ty).is_known())
+impl Case<'_> {
+    fn kind(&self, id: ObjectId) -> Kind {
+        self.typed.types.kind(self.typed.typing.type_of(id))
+    }
+
+    /// A directory, table, group or bucket array of a map.
+    fn is_part(&self, id: ObjectId) -> bool {
+        let ty = self.typed.typing.type_of(id);
+        matches!(self.typed.types.kind(ty), Kind::MapPart | Kind::Backing) && self.typed.types.key(ty).is_known()
+    }
 }
 
 /// A struct of the program or of a library with a name of its own, not plumbing.

@@ -8,15 +8,10 @@ use std::{
 use clap::Args;
 use serde::Serialize;
 
-use super::{Failure, Session, TargetArgs, print};
+use super::{Failure, Scene, Session, TargetArgs, print};
 use crate::{
-    analysis::{
-        dominators::Dominators,
-        holders::Holders,
-        leaks::{self, Case, Certainty, Evidence, Look, Suspect, Thresholds},
-    },
+    analysis::leaks::{self, Case, Certainty, Evidence, Look, Suspect, Thresholds},
     base::units,
-    graph::typing::Typed,
 };
 
 /// What leaks, who holds it, and what to do about it.
@@ -71,27 +66,13 @@ struct LeaksResult {
 /// One look at a target: the suspects, live objects, live bytes.
 pub(super) fn look(s: &mut Session, limits: Thresholds) -> Result<(Look, u64, u64), Failure> {
     let at = Instant::now();
-    let heap = s.heap()?;
-    let built = s.graph(&heap)?;
-    let typed = s.stage("types", |rt| Typed::new(rt, &heap, &built));
-    let evidence = s.stage("evidence", |rt| Evidence::gather(rt, &heap, &built, &typed));
-    s.rt.target.release();
-    let holders = s.stage("holders", |rt| Holders::of(rt, &built));
-    let dom = s.stage("dominators", |_| Dominators::compute(&built.graph, &holders.tree, |o| heap.extent(o).1));
-    let dom = dom.map_err(|e| Failure::new(e.to_string(), None))?;
+    let (scene, evidence) = s.scene_and(|rt, c| Ok(Evidence::gather(rt, &c.heap, &c.built, &c.typed)))?;
+    let (holders, dom) = s.dominators(&scene)?;
+    let Scene { heap, built, typed } = &scene;
     let live_bytes = dom.retained(dom.root());
     let live_objects = built.graph.reachable.count_ones() as u64;
     let suspects = s.stage("verdict", |rt| {
-        let case = Case {
-            rt,
-            heap: &heap,
-            built: &built,
-            typed: &typed,
-            evidence: &evidence,
-            holders: &holders,
-            dom: &dom,
-            live_bytes,
-        };
+        let case = Case { rt, heap, built, typed, evidence: &evidence, holders: &holders, dom: &dom, live_bytes };
         leaks::suspects(&case, limits)
     });
     Ok((Look { at, suspects }, live_objects, live_bytes))
