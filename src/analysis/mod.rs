@@ -14,3 +14,4 @@ pub mod paths;
 pub mod places;
 pub mod retained;
 pub mod selection;
+pub mod waste;

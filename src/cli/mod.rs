@@ -97,6 +97,7 @@ enum Command {
     Locks(commands::locks::LocksArgs),
     Why(commands::why::WhyArgs),
     Leaks(commands::leaks::LeaksArgs),
+    Waste(commands::waste::WasteArgs),
     Objects(commands::objects::ObjectsArgs),
     Show(commands::show::ShowArgs),
     Retained(commands::retained::RetainedArgs),
@@ -125,6 +126,7 @@ impl Command {
                 Ok(())
             }
             Command::Leaks(a) => commands::leaks::run(a),
+            Command::Waste(a) => commands::waste::run(a),
             Command::Objects(a) => commands::objects::run(a),
             Command::Show(a) => commands::show::run(a),
             Command::Retained(a) => commands::retained::run(a),

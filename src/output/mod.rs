@@ -2,6 +2,7 @@
 
 pub mod ledger;
 pub mod locks;
+pub mod waste;
 
 use std::io::{self, Write};
 

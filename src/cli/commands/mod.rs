@@ -22,6 +22,7 @@ pub mod overview;
 pub mod retained;
 pub mod show;
 pub mod top;
+pub mod waste;
 pub mod why;
 
 /// JSON, or the text that `text` writes; diagnostics follow the text as notes.
