@@ -44,9 +44,10 @@ fn planted_waste_is_found() {
                     assert!(wasted >= 64_000 * objects && wasted <= 66_000 * objects, "{what}: {wasted} in {objects}");
                 }
             }
-            for (other, _) in [("duplicate_strings", 0), ("slack_capacity", 0), ("sparse_maps", 0), ("pinned_buffers", 0)]
-                .iter()
-                .filter(|o| o.0 != sum)
+            for (other, _) in
+                [("duplicate_strings", 0), ("slack_capacity", 0), ("sparse_maps", 0), ("pinned_buffers", 0)]
+                    .iter()
+                    .filter(|o| o.0 != sum)
             {
                 assert!(n(&r[other]["wasted_bytes"]) < 300_000, "{what}: {other}: {r:#}");
             }

@@ -257,7 +257,8 @@ impl Scan<'_> {
             }
             let begin = self.typed.begin(self.heap, id);
             let kind = types.kind(ty);
-            let period = if matches!(kind, Kind::Backing | Kind::Array) { types.size(types.elem(ty)).max(1) } else { 0 };
+            let period =
+                if matches!(kind, Kind::Backing | Kind::Array) { types.size(types.elem(ty)).max(1) } else { 0 };
             for e in edges {
                 let offset = 8 * graph.word_of(e);
                 let Some(inside) = offset.checked_sub(begin) else { continue };
@@ -332,9 +333,7 @@ impl Scan<'_> {
         let mut groups: [HashMap<String, BufferRow>; 2] = Default::default();
         let mut names: HashMap<(TypeId, u64), String> = HashMap::new();
         for b in buffers {
-            let Some((which, wasted)) =
-                pinned(b).map(|n| (1, n)).or_else(|| slack(b).map(|n| (0, n)))
-            else {
+            let Some((which, wasted)) = pinned(b).map(|n| (1, n)).or_else(|| slack(b).map(|n| (0, n))) else {
                 continue;
             };
             // Someone else holds it too, and may see more.
@@ -496,10 +495,8 @@ impl Scan<'_> {
             rows.truncate(limit);
         }
         let places = Places::new(self.rt, self.heap, self.built, self.typed, rows.iter().map(|r| r.0));
-        out.maps = rows
-            .into_iter()
-            .map(|(_, row)| MapRow { holder: places.holder(row.addr, "map", []), ..row })
-            .collect();
+        out.maps =
+            rows.into_iter().map(|(_, row)| MapRow { holder: places.holder(row.addr, "map", []), ..row }).collect();
     }
 
     /// Bytes of a map's tables, and the entries for which they have room. Elements behind pointers are not counted.

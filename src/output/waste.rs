@@ -47,7 +47,13 @@ pub fn text(out: &mut dyn Write, w: &Waste, limit: usize) -> io::Result<()> {
         });
         writeln!(out, "{}", table(&["wasted", "copies", "length", "one of them", "held by"], rows))?;
     }
-    buffers(out, "Capacity beyond length", "Allocate what is needed, or slices.Clip what is kept.", &w.slack_capacity, &w.slack)?;
+    buffers(
+        out,
+        "Capacity beyond length",
+        "Allocate what is needed, or slices.Clip what is kept.",
+        &w.slack_capacity,
+        &w.slack,
+    )?;
     buffers(
         out,
         "Buffers of which only a sliver can be seen",
