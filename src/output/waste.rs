@@ -85,7 +85,7 @@ pub fn text(out: &mut dyn Write, w: &Waste, limit: usize) -> io::Result<()> {
     writeln!(out, "\nFragmentation by size class (sparse: less than a quarter of the span is alive):")?;
     let rows = w.classes.iter().take(shown).map(|r| {
         vec![
-            r.slot_bytes.map_or("large".to_owned(), |n| units::count(n)),
+            r.slot_bytes.map_or("large".to_owned(), units::count),
             units::count(r.spans),
             units::bytes(r.span_bytes),
             units::bytes(r.live_bytes),
