@@ -5,17 +5,14 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Fixture, RELEASES};
+use common::{
+    Fixture, RELEASES,
+    view::{View, assert_same_heap, view},
+};
 use gosleuth::{
     base::{KnownBy, ObjectId},
-    graph::{
-        TypeWords,
-        build::{self, Built},
-        typing::Typed,
-    },
     runtime::{
-        LayoutChoice, OpenOptions, Runtime,
-        heap::Heap,
+        LayoutChoice, OpenOptions,
         layout::{Global, LayoutSource},
     },
     target::{HoldMode, Target},
@@ -31,21 +28,6 @@ const FIXTURES: [(&str, &str, &[&str]); 8] = [
     ("pie", "values", &["all"]),
     ("cgo", "values", &["all"]),
 ];
-
-struct View {
-    rt: Runtime,
-    heap: Heap,
-    built: Built,
-    typed: Typed,
-}
-
-fn view(target: &Arc<Target>, opts: &OpenOptions) -> View {
-    let rt = Runtime::open(target.clone(), opts).and_then(|rt| rt.on(target.clone())).unwrap_or_else(|e| panic!("{e}"));
-    let heap = Heap::read(&rt).expect("a heap");
-    let built = build::build(&rt, &heap, &TypeWords::of(&rt)).expect("a graph");
-    let typed = Typed::new(&rt, &heap, &built);
-    View { rt, heap, built, typed }
-}
 
 /// The fixture, seen with and without names.
 fn both(fixture: &Fixture) -> (View, View) {
@@ -72,20 +54,8 @@ fn a_stripped_binary_shows_the_same_heap() {
                     assert_eq!(Some(addr), named.rt.globals.get(g), "{what}: {}", g.name());
                 }
             }
-            assert_eq!(named.heap.slots, bare.heap.slots, "{what}");
-            assert!(named.heap.allocated.words() == bare.heap.allocated.words(), "{what}: other objects");
-            assert!(named.heap.dead.words() == bare.heap.dead.words(), "{what}: other dead objects");
-            let (a, b) = (&named.built, &bare.built);
-            assert!(a.graph.row == b.graph.row && a.graph.target == b.graph.target, "{what}: other edges");
-            assert_eq!(a.graph.roots, b.graph.roots, "{what}");
-            assert!(a.graph.reachable.words() == b.graph.reachable.words(), "{what}: others reachable");
-            assert_eq!(a.goroutines.len(), b.goroutines.len(), "{what}");
-            for (g, h) in a.goroutines.iter().zip(&b.goroutines) {
-                assert_eq!((g.goid, g.status, &g.wait_reason), (h.goid, h.status, &h.wait_reason), "{what}");
-            }
-            for (s, t) in a.stacks.iter().zip(&b.stacks) {
-                assert_eq!((&s.frames, &s.words, &s.truncated), (&t.frames, &t.words, &t.truncated), "{what}");
-            }
+            assert_same_heap(&named, &bare, &what);
+            let a = &named.built;
             println!(
                 "{what}: {} objects, {} edges, {} roots, {} stacks equal",
                 a.graph.reachable.count_ones(),

@@ -14,6 +14,8 @@ use crate::{
 pub struct Failure {
     message: String,
     remedy: Option<String>,
+    /// What else was noticed about the target.
+    notes: Vec<String>,
     /// The reader of our output went away: not worth a word.
     pub broken_pipe: bool,
     /// Not an error: what the user asked to fail on was found.
@@ -22,7 +24,19 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(message: impl Into<String>, remedy: Option<&str>) -> Failure {
-        Failure { message: message.into(), remedy: remedy.map(str::to_owned), broken_pipe: false, finding: false }
+        Failure {
+            message: message.into(),
+            remedy: remedy.map(str::to_owned),
+            notes: Vec::new(),
+            broken_pipe: false,
+            finding: false,
+        }
+    }
+
+    /// The same with what went wrong while the target was opened: (kind, example).
+    pub fn noting(mut self, trouble: &[(&'static str, String)]) -> Failure {
+        self.notes.extend(trouble.iter().map(|(kind, example)| format!("{kind}: {example}")));
+        self
     }
 }
 
@@ -36,6 +50,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "gosleuth: {}", self.message)?;
+        for n in &self.notes {
+            write!(f, "\n  note: {n}")?;
+        }
         if let Some(r) = &self.remedy {
             write!(f, "\n  try: {r}")?;
         }
@@ -60,7 +77,7 @@ impl From<TargetError> for Failure {
             }),
             _ => None,
         };
-        Failure { message: e.to_string(), remedy, broken_pipe: false, finding: false }
+        Failure { remedy, ..Failure::new(e.to_string(), None) }
     }
 }
 

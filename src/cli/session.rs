@@ -99,7 +99,11 @@ impl Session {
             Place::Process(pid) => open_process(pid, args, typed, &mut timing)?,
             Place::Core(path) => {
                 let target = Arc::new(Target::open_core(&path, args.exe.as_deref())?);
-                let rt = Runtime::open(target.clone(), &args.open_options())?.on(target)?;
+                let opened = Runtime::open(target.clone(), &args.open_options());
+                // What is wrong with the core explains why nothing can be read from it.
+                let rt = opened
+                    .and_then(|rt| rt.on(target.clone()))
+                    .map_err(|e| Failure::from(e).noting(&target.trouble))?;
                 timing.insert("binary", started.elapsed().as_secs_f64() * 1e3);
                 rt
             }

@@ -405,20 +405,18 @@ fn pieces(loads: &[Load], mappings: &[Mapping], program: Option<&Path>, core_len
     let mut out = Vec::with_capacity(mappings.len());
     for m in mappings {
         let load = loads.iter().position(|l| l.start == m.start && l.end == m.end).map(|i| &loads[i]);
-        let (offset, saved) = load.map_or((0, 0), |l| (l.offset, l.filesz.min(core_len.saturating_sub(l.offset))));
-        let saved = saved.min(m.end.0 - m.start.0);
-        let middle = m.start.offset(saved);
-        if saved > 0 {
-            out.push(Piece { start: m.start, end: middle, from: Source::Core(offset) });
-        }
-        if middle < m.end {
-            let ours = program.is_some() && m.path.as_deref() == program && !m.writable;
-            let from = match m.file_offset.checked_add(saved).filter(|_| ours) {
-                Some(at) => Source::Exe(at),
-                None => Source::Missing,
-            };
-            out.push(Piece { start: middle, end: m.end, from });
-        }
+        let len = m.end.0 - m.start.0;
+        let (offset, meant) = load.map_or((0, 0), |l| (l.offset, l.filesz.min(len)));
+        let saved = meant.min(core_len.saturating_sub(offset));
+        let (lost, left_out) = (m.start.offset(saved), m.start.offset(meant));
+        let ours = program.is_some() && m.path.as_deref() == program && !m.writable;
+        let rest = match m.file_offset.checked_add(meant).filter(|_| ours) {
+            Some(at) => Source::Exe(at),
+            None => Source::Missing,
+        };
+        // What the core was meant to hold may differ from the file (relocated words): cut off, it is lost.
+        let parts = [(m.start, lost, Source::Core(offset)), (lost, left_out, Source::Missing), (left_out, m.end, rest)];
+        out.extend(parts.into_iter().filter(|p| p.0 < p.1).map(|(start, end, from)| Piece { start, end, from }));
     }
     out
 }

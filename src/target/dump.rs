@@ -92,11 +92,16 @@ impl Target {
     fn write_core(&self, pid: u32, file: File, opts: DumpOptions) -> io::Result<DumpFigures> {
         let page = vm::page_size();
         let notes = self.notes(pid, page);
+        let pagemap = procfs::pagemap_file(pid).ok();
         let mut segments: Vec<Segment> = self
             .mappings
             .iter()
             .filter(|m| m.readable && !is_special(m))
-            .map(|map| Segment { map, filesz: self.saved_bytes(map, page, opts.with_files), offset: 0 })
+            .map(|map| Segment {
+                map,
+                filesz: self.saved_bytes(map, page, opts.with_files, pagemap.as_ref()),
+                offset: 0,
+            })
             .collect();
         let count = segments.len() + 1;
         let shdrs = if count >= PN_XNUM { 64 } else { 0 };
@@ -136,7 +141,7 @@ impl Target {
             ..DumpFigures::default()
         };
         // Of a copy the original's page map says nothing: then every page is read, and those of zeros left out.
-        let pagemap = if self.mode == "fork" { None } else { procfs::pagemap_file(pid).ok() };
+        let pagemap = pagemap.filter(|_| self.mode != "fork");
         for s in &segments {
             sink.skip_to(s.offset)?;
             self.write_segment(s, page, pagemap.as_ref(), &mut sink, &mut figures)?;
@@ -147,7 +152,7 @@ impl Target {
     }
 
     /// How many bytes of a mapping go into the file: all of what may differ from files, one page of what names a binary.
-    fn saved_bytes(&self, m: &Mapping, page: u64, with_files: bool) -> u64 {
+    fn saved_bytes(&self, m: &Mapping, page: u64, with_files: bool, pagemap: Option<&File>) -> u64 {
         let all = m.end.0 - m.start.0;
         let Some(path) = m.path.as_ref().map(|p| p.as_os_str().as_bytes()).filter(|p| p.starts_with(b"/")) else {
             return all;
@@ -155,7 +160,8 @@ impl Target {
         if path.starts_with(b"/dev/") && !path.starts_with(b"/dev/shm/") && path != b"/dev/zero" {
             return 0;
         }
-        if m.writable || with_files || path.ends_with(b" (deleted)") {
+        // The loader writes into pages that it makes read-only afterwards (relocations).
+        if m.writable || with_files || path.ends_with(b" (deleted)") || has_own_pages(m, page, pagemap) {
             return all;
         }
         let mut magic = [0u8; 4];
@@ -327,6 +333,27 @@ fn is_special(m: &Mapping) -> bool {
     m.path
         .as_ref()
         .is_some_and(|p| p.starts_with("[vvar]") || p.starts_with("[vvar_vclock]") || p.starts_with("[vsyscall]"))
+}
+
+/// Does a mapping of a file have pages that differ from it? Bit 61 of an entry: the page is the file's (or shared); 62:
+/// swapped out; 63: present (Documentation/admin-guide/mm/pagemap.rst). Yes where that cannot be told.
+fn has_own_pages(m: &Mapping, page: u64, pagemap: Option<&File>) -> bool {
+    let Some(file) = pagemap else { return true };
+    let mut entries = vec![0u8; CHUNK];
+    let (first, mut left) = (m.start.0 / page, ((m.end.0 - m.start.0) / page) as usize);
+    let mut at = first;
+    while left > 0 {
+        let n = left.min(CHUNK / 8);
+        if file.read_exact_at(&mut entries[..8 * n], at * 8).is_err() {
+            return true;
+        }
+        let own = |e: &[u8]| bytes::u64_at(e, 0).is_some_and(|e| e >> 62 != 0 && e >> 61 & 1 == 0);
+        if entries[..8 * n].chunks_exact(8).any(own) {
+            return true;
+        }
+        (at, left) = (at + n as u64, left - n);
+    }
+    false
 }
 
 /// Where the bytes go, with the position reached.

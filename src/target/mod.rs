@@ -50,7 +50,7 @@ impl TargetError {
 /// The architecture from the first 20 bytes of an ELF file, or why gosleuth cannot work with it.
 fn arch_of_elf(head: &[u8]) -> Result<Arch, String> {
     if head.get(..4) != Some(b"\x7fELF") {
-        return Err("the executable is not an ELF file".into());
+        return Err("it is not an ELF file".into());
     }
     if head.get(4) != Some(&2) {
         return Err("32-bit program: gosleuth reads 64-bit Go programs only".into());

@@ -1,9 +1,11 @@
 #![allow(dead_code)] // each test binary uses its part of the harness
 //! Starts fixtures and the gosleuth binary. A fixture that is not there is a counted skip.
 
+pub mod view;
+
 use std::{
     io::{BufRead, BufReader, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio},
 };
 
@@ -35,20 +37,33 @@ pub struct Fixture {
 impl Fixture {
     /// `None`, with a line that the test script counts, where the fixture was not built or may not be traced.
     pub fn start(release: &str, variant: &str, name: &str, args: &[&str]) -> Option<Fixture> {
-        let fixture = Fixture::launch(release, variant, name, args)?;
+        Fixture::start_in(Path::new("."), release, variant, name, args)
+    }
+
+    /// Like `start`, with a working directory: there the kernel leaves a core.
+    pub fn start_in(dir: &Path, release: &str, variant: &str, name: &str, args: &[&str]) -> Option<Fixture> {
+        let fixture = Fixture::launch(dir, release, variant, name, args)?;
         assert_eq!(fixture.ready["ready"], true, "{}", fixture.ready);
         Some(fixture)
     }
 
     /// The same, and `None` as well where the fixture says that its release cannot do what the scenario needs.
     pub fn try_start(release: &str, variant: &str, name: &str, args: &[&str]) -> Option<Fixture> {
-        Fixture::launch(release, variant, name, args).filter(|f| f.ready["ready"] == true)
+        Fixture::launch(Path::new("."), release, variant, name, args).filter(|f| f.ready["ready"] == true)
     }
 
-    fn launch(release: &str, variant: &str, name: &str, args: &[&str]) -> Option<Fixture> {
-        let path = fixture_path(release, variant, name)?;
+    fn launch(dir: &Path, release: &str, variant: &str, name: &str, args: &[&str]) -> Option<Fixture> {
+        let fixture = Fixture::of(&fixture_path(release, variant, name)?, dir, args);
+        let built = fixture.ready["go"].as_str().expect("a release");
+        assert!(built.starts_with(&format!("go{release}")), "fixture of {release} was built by {built}");
+        Some(fixture)
+    }
+
+    /// Starts a copy of a fixture.
+    pub fn of(path: &Path, dir: &Path, args: &[&str]) -> Fixture {
         let mut child = Command::new(path)
             .args(args)
+            .current_dir(dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -57,9 +72,7 @@ impl Fixture {
         let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         let mut fixture = Fixture { child, stdin, stdout, ready: Value::Null };
         fixture.ready = fixture.line();
-        let built = fixture.ready["go"].as_str().expect("a release");
-        assert!(built.starts_with(&format!("go{release}")), "fixture of {release} was built by {built}");
-        Some(fixture)
+        fixture
     }
 
     fn line(&mut self) -> Value {
@@ -76,6 +89,15 @@ impl Fixture {
 
     pub fn pid(&self) -> String {
         self.child.id().to_string()
+    }
+
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.child.id() as i32), signal).expect("our child");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) {
+        self.child.wait().expect("our child");
     }
 
     pub fn runs(&mut self) -> bool {
