@@ -1,6 +1,7 @@
 #![allow(dead_code)] // each test binary uses its part of the harness
 //! Starts fixtures and the gosleuth binary. A fixture that is not there is a counted skip.
 
+pub mod heapdump;
 pub mod view;
 
 use std::{
