@@ -1,5 +1,6 @@
 //! output: text forms of results. Computes nothing but column widths.
 
+pub mod goroutines;
 pub mod ledger;
 pub mod locks;
 pub mod waste;
@@ -9,7 +10,7 @@ use std::io::{self, Write};
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 
 use crate::{
-    analysis::{goroutines::Goroutines, groups::By, histogram::Histogram, liveness::Liveness},
+    analysis::{groups::By, histogram::Histogram, liveness::Liveness},
     base::{diag::Diagnostic, units},
 };
 
@@ -75,28 +76,6 @@ pub fn top(out: &mut dyn Write, h: &Histogram, by: By, limit: usize) -> io::Resu
     writeln!(out, "\n\n{}", table(&head, rows))?;
     if h.rows.len() > shown {
         writeln!(out, "... and {} more rows (--limit 0 shows all)", h.rows.len() - shown)?;
-    }
-    Ok(())
-}
-
-pub fn goroutines(out: &mut dyn Write, g: &Goroutines, limit: usize) -> io::Result<()> {
-    writeln!(out, "{} goroutines with {} different stacks.", units::count(g.count), g.groups.len())?;
-    let shown = if limit == 0 { g.groups.len() } else { limit };
-    for group in g.groups.iter().take(shown) {
-        let state = if group.wait_reason.is_empty() { group.status.text() } else { &group.wait_reason };
-        let ids: Vec<String> = group.goids.iter().take(8).map(ToString::to_string).collect();
-        let more = if group.goids.len() > 8 { ", ..." } else { "" };
-        write!(out, "\n{} x [{state}]", units::count(group.count))?;
-        if let Some(s) = group.longest_wait_s {
-            write!(out, ", the longest for at least {}", units::duration_ns((s * 1e9) as u64))?;
-        }
-        writeln!(out, ": goroutine {}{more}", ids.join(", "))?;
-        for f in &group.stack {
-            writeln!(out, "    {}\n        {}:{}", f.function, f.file, f.line)?;
-        }
-    }
-    if g.groups.len() > shown {
-        writeln!(out, "\n... and {} more groups (--limit 0 shows all)", g.groups.len() - shown)?;
     }
     Ok(())
 }

@@ -1,9 +1,22 @@
-//! `goroutines`: groups of equal stacks.
+//! `goroutines`: groups of equal stacks, filters, other forms.
 
-use clap::Args;
+use std::{
+    collections::BTreeSet,
+    io::{self, Write},
+};
+
+use clap::{Args, ValueEnum};
 
 use super::{Failure, Session, TargetArgs, print};
-use crate::{analysis::goroutines, graph::build::Built, output};
+use crate::{
+    analysis::{
+        goroutines::{self, By, Selection},
+        locks::leaks,
+    },
+    graph::build::Built,
+    output::goroutines as forms,
+    runtime::sched::{self, labels, waits},
+};
 
 /// Goroutines, grouped by equal stacks.
 #[derive(Args, Debug)]
@@ -13,6 +26,41 @@ pub struct GoroutinesArgs {
     /// Groups to show; 0 for all.
     #[arg(long, default_value_t = 25)]
     limit: usize,
+    /// Only those with this status: waiting, runnable, running, syscall.
+    #[arg(long)]
+    state: Option<String>,
+    /// Only those whose wait reason contains this.
+    #[arg(long, value_name = "TEXT")]
+    wait_reason: Option<String>,
+    /// Only those with a function on the stack whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    function: Option<String>,
+    /// Only those started by a function whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    creator: Option<String>,
+    /// What to count by.
+    #[arg(long, value_enum, default_value_t = By::Stack)]
+    by: By,
+    /// Form of the answer.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// Only those that nothing can wake any more (reads the heap).
+    #[arg(long)]
+    leaks: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+    /// As the runtime prints a dump.
+    Debug2,
+    /// Lines for flame graph programs.
+    Folded,
+    /// A flame graph.
+    Svg,
+    /// A goroutine profile for go tool pprof.
+    Pprof,
 }
 
 /// CLOCK_MONOTONIC of this machine, which is the target's nanotime when the target runs here.
@@ -22,21 +70,68 @@ fn nanotime() -> Option<u64> {
 }
 
 pub fn run(args: &GoroutinesArgs) -> Result<(), Failure> {
-    let (limit, args) = (args.limit, &args.target);
+    let (all, limit, format) = (args, args.limit, args.format);
+    let args = &args.target;
     let mut s = Session::open(args)?;
-    let now = nanotime();
-    let found = s.stage("goroutines", |rt| -> Result<_, Failure> {
-        let goroutines = crate::runtime::sched::read(rt)?;
-        let stacks: Vec<_> = goroutines.iter().map(|g| crate::runtime::stack::walk(rt, g)).collect();
-        Ok((goroutines, stacks))
-    });
-    let (goroutines, stacks) = found?;
+    let live = s.is_live();
+    let now = if live { nanotime() } else { None };
+    let mut proven = None;
+    let built = if all.leaks {
+        let heap = s.heap()?;
+        let built = s.graph(&heap)?;
+        let waits = s.stage("waits", |rt| waits::read(rt, &built.goroutines, &built.stacks));
+        let found = s.stage("leaks", |_| leaks::proven(&heap, &built, &waits));
+        proven = Some(found.into_iter().collect::<BTreeSet<usize>>());
+        built
+    } else {
+        let found = s.stage("goroutines", |rt| -> Result<_, Failure> {
+            let goroutines = sched::read(rt)?;
+            let stacks: Vec<_> = goroutines.iter().map(|g| crate::runtime::stack::walk(rt, g)).collect();
+            Ok((goroutines, stacks))
+        });
+        let (goroutines, stacks) = found?;
+        Built { goroutines, stacks, ..Built::default() }
+    };
+    let labels: Vec<_> = s.stage("labels", |rt| built.goroutines.iter().map(|g| labels::read(rt, g)).collect());
     s.rt.target.release();
-    let built = Built { goroutines, stacks, ..Built::default() };
-    let mut g = s.stage("group", |rt| goroutines::group(rt, &built, now));
-    if args.json && limit > 0 {
+    let chosen = s.stage("select", |rt| {
+        let by = Selection {
+            state: all.state.clone(),
+            wait_reason: all.wait_reason.clone(),
+            function: all.function.clone(),
+            creator: all.creator.clone(),
+        };
+        goroutines::select(rt, &built, &by)
+    });
+    let chosen: Vec<usize> = match &proven {
+        Some(found) => chosen.into_iter().filter(|i| found.contains(i)).collect(),
+        None => chosen,
+    };
+    if format == Format::Debug2 {
+        let traces = goroutines::traces(&s.rt, &built, &chosen, &labels, now);
+        return Ok(forms::debug2(&mut io::BufWriter::new(io::stdout().lock()), &traces)?);
+    }
+    let mut g = s.stage("group", |rt| goroutines::group(rt, &built, &chosen, &labels, all.by, now));
+    g.proven_leaks = proven.map(|_| chosen.iter().map(|&i| built.goroutines[i].goid).collect());
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let time = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok().map(|d| d.as_nanos() as u64);
+    match format {
+        Format::Folded => return Ok(forms::folded(&mut out, &g).and_then(|()| out.flush())?),
+        Format::Svg => return Ok(forms::svg(&mut out, &g).and_then(|()| out.flush())?),
+        Format::Pprof => {
+            return Ok(forms::pprof(&mut out, &g, live.then(time).flatten()).and_then(|()| out.flush())?);
+        }
+        _ => drop(out),
+    }
+    let json = args.json || format == Format::Json;
+    if json && limit > 0 {
         g.groups.truncate(limit);
     }
     let e = s.envelope("goroutines", g);
-    print(args, &e, |out, r| output::goroutines(out, r, limit))
+    if json && !args.json {
+        let mut out = io::stdout().lock();
+        serde_json::to_writer_pretty(&mut out, &e).map_err(io::Error::from)?;
+        return Ok(writeln!(out)?);
+    }
+    print(args, &e, |out, r| forms::text(out, r, limit))
 }

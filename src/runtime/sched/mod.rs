@@ -15,6 +15,7 @@ use crate::{
     target::Registers,
 };
 
+pub mod labels;
 pub mod waits;
 
 /// g.atomicstatus without the scan bit.
@@ -149,7 +150,10 @@ fn decode(rt: &Runtime, r: &Record, running: &HashMap<Addr, Registers>) -> Resul
             Some(t) if waiting => t.clone(),
             _ => String::new(),
         },
-        waitsince: if waiting { r.opt(Field::GWaitsince).unwrap_or(0) } else { 0 },
+        waitsince: match waiting || status == Status::Syscall {
+            true => r.opt(Field::GWaitsince).unwrap_or(0),
+            false => 0,
+        },
         stack: (r.ptr(Field::GStackLo)?, r.ptr(Field::GStackHi)?),
         sched_pc: r.ptr(Field::GSchedPc)?,
         sched_sp: r.ptr(Field::GSchedSp)?,

@@ -115,8 +115,10 @@ pub fn walk(rt: &Runtime, g: &Goroutine) -> Stack {
             w.out.words.push(StackWord { at: Addr::NULL, value, frame: 0, conservative: true });
         }
     }
-    // Called function left its caller's pc exact (sigpanic, asyncPreempt, debugCall) instead of a return address.
-    let mut exact = true;
+    // The pc is that of the next instruction, not a return address: of a thread stopped anywhere, and below a call that was
+    // injected (sigpanic, asyncPreempt, debugCall). Parked goroutines and system calls left a return address
+    // (runtime/traceback.go symPC).
+    let mut exact = interrupted;
     let mut after_sigpanic = false;
     loop {
         if w.out.frames.len() >= MAX_FRAMES {
@@ -132,9 +134,9 @@ pub fn walk(rt: &Runtime, g: &Goroutine) -> Stack {
             break;
         };
         let fp = sp.offset(delta as u64 + if amd64 { 8 } else { 0 });
-        let lookup = if exact { pc } else { Addr(pc.0.saturating_sub(1)) };
         let frame = w.out.frames.len() as u32;
         let entry = func.entry();
+        let lookup = if exact || pc == entry { pc } else { Addr(pc.0.saturating_sub(1)) };
         w.out.frames.push(Frame { pc, lookup, sp, fp, func_entry: entry });
         let name = func.name();
         let async_preempt = name == "runtime.asyncPreempt" || name == "runtime.debugCallV2";
