@@ -178,7 +178,7 @@ fn cores_and_binaries() {
         let own = dir.path().join("bin").join("program");
         fs::create_dir(dir.path().join("bin")).expect("a directory");
         fs::copy(&path, &own).expect("copied");
-        let f = Fixture::of(&own, Path::new("."), &["all"]);
+        let f = Fixture::of(&own, Path::new("."), &["all"], &[]);
         f.signal(Signal::SIGSTOP);
         let (plain, whole) = (dir.path().join("plain"), dir.path().join("whole"));
         dump(&f.pid(), &plain, &[]);

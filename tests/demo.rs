@@ -16,7 +16,7 @@ fn the_demo_tells_what_was_planted() {
     std::fs::set_permissions(&exe, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("own file");
     let seconds: f64 = include_str!("../testdata/demo/seconds-between").trim().parse().expect("a number");
     // As scripts/demo-data had it when it took the cores.
-    let mut f = Fixture::of(&exe, dir.path(), &["global-map", "1"]);
+    let mut f = Fixture::of(&exe, dir.path(), &["global-map", "1"], &[]);
     let leak = |ready: &serde_json::Value| ready["truth"]["leaks"][0].clone();
     let (first, second) = (leak(&f.ready.clone()), leak(&f.command("grow 1")));
 

@@ -105,3 +105,45 @@ fn planted_leaks_are_named() {
 fn planted_leaks_are_named_in_stripped_programs() {
     releases("stripped", &["1.19", "1.21", "1.22", "1.23", "1.24", "1.25", "1.26", "1.27"]);
 }
+
+/// What go tool pprof says is the line that allocated most of what is in use: `main.users leaks.go:88`.
+fn pprof_says(go: &std::path::Path, profile: &str) -> String {
+    let out = Command::new(go)
+        .args(["tool", "pprof", "-top", "-lines", "-nodecount=1", "-sample_index=inuse_space", profile])
+        .output()
+        .expect("go tool pprof runs");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let row = text.lines().last().unwrap_or_default();
+    let words: Vec<&str> = row.split_whitespace().skip(5).collect();
+    let place = words.get(1).and_then(|w| w.rsplit('/').next()).unwrap_or_default();
+    format!("{} {place}", words.first().copied().unwrap_or_default())
+}
+
+#[test]
+fn the_place_of_allocation_is_the_heap_profiles() {
+    let cache = std::env::var_os("GOSLEUTH_FIXTURES").map(std::path::PathBuf::from);
+    let go = cache.and_then(|c| {
+        let releases = std::fs::read_dir(c.parent()?.join("go")).ok()?;
+        releases.filter_map(|r| Some(r.ok()?.path().join("go/bin/go"))).filter(|p| p.exists()).max()
+    });
+    let Some(go) = go else {
+        println!("skipped: no Go toolchain to run pprof with");
+        return;
+    };
+    for (release, variant) in [("1.19", "dwarf"), ("1.22", "stripped"), ("1.24", "dwarf"), ("1.27", "stripped")] {
+        for scenario in ["global-map", "subslice-pin", "channel-backlog"] {
+            let env = [("FIXTURE_MEMPROFILERATE", "1")];
+            let Some(mut fixture) = Fixture::start_with(release, variant, "leaks", &[scenario], &env) else { continue };
+            let Some(result) = answer(&["leaks", &fixture.pid()]) else { return };
+            let site = &result["result"]["suspects"][0]["allocated_at"];
+            let frame = &site["stack"][0];
+            let file = frame["file"].as_str().and_then(|f| f.rsplit('/').next()).unwrap_or_default().to_owned();
+            let said = format!("{} {file}:{}", frame["function"].as_str().unwrap_or_default(), frame["line"]);
+            let profile = std::env::temp_dir().join(format!("gosleuth-heap-{}", fixture.pid()));
+            let path = profile.to_str().expect("text").to_owned();
+            assert_eq!(fixture.command(&format!("heapprofile {path}"))["ok"], true);
+            assert_eq!(said, pprof_says(&go, &path), "{release} {variant} {scenario}");
+            let _ = std::fs::remove_file(profile);
+        }
+    }
+}

@@ -54,17 +54,33 @@ impl Fixture {
     }
 
     fn launch(dir: &Path, release: &str, variant: &str, name: &str, args: &[&str]) -> Option<Fixture> {
-        let fixture = Fixture::of(&fixture_path(release, variant, name)?, dir, args);
+        Fixture::built_by(release, Fixture::of(&fixture_path(release, variant, name)?, dir, args, &[]))
+    }
+
+    /// With these variables in its environment; whether it is ready is for the caller to see.
+    pub fn start_with(
+        release: &str,
+        variant: &str,
+        name: &str,
+        args: &[&str],
+        env: &[(&str, &str)],
+    ) -> Option<Fixture> {
+        let path = fixture_path(release, variant, name)?;
+        Fixture::built_by(release, Fixture::of(&path, Path::new("."), args, env))
+    }
+
+    fn built_by(release: &str, fixture: Fixture) -> Option<Fixture> {
         let built = fixture.ready["go"].as_str().expect("a release");
         assert!(built.starts_with(&format!("go{release}")), "fixture of {release} was built by {built}");
         Some(fixture)
     }
 
     /// Starts a copy of a fixture.
-    pub fn of(path: &Path, dir: &Path, args: &[&str]) -> Fixture {
+    pub fn of(path: &Path, dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Fixture {
         let mut child = Command::new(path)
             .args(args)
             .current_dir(dir)
+            .envs(env.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

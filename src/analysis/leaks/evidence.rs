@@ -6,7 +6,12 @@ use std::collections::{HashMap, HashSet};
 use crate::{
     base::{Addr, ObjectId, bytes},
     graph::{build::Built, typing::Typed},
-    runtime::{Runtime, heap::Heap, layout::Field, types::Kind},
+    runtime::{
+        Runtime,
+        heap::{Heap, specials},
+        layout::Field,
+        types::Kind,
+    },
 };
 
 /// Buffers below this size are not worth a look: pinning one costs less than telling it.
@@ -44,6 +49,10 @@ pub struct Evidence {
     pub fills: HashMap<ObjectId, Fill>,
     /// Objects that the timer queues point to, and whose timer fires again and again (runtime/time.go timer.period).
     pub tickers: HashSet<ObjectId>,
+    /// Objects that the heap profile sampled: index of the stack that allocated them.
+    pub samples: HashMap<ObjectId, u32>,
+    /// Return addresses, innermost first.
+    pub stacks: Vec<Vec<Addr>>,
     /// Large buffers whose headers were not read because there were too many.
     pub buffers_left_out: u64,
 }
@@ -106,7 +115,22 @@ impl Evidence {
         out.read_headers(rt, heap, typed, &headers);
         out.read_containers(rt, heap, &containers);
         out.read_timers(rt, heap, built, &timers);
+        out.read_samples(rt, heap);
         out
+    }
+
+    fn read_samples(&mut self, rt: &Runtime, heap: &Heap) {
+        let mut known: HashMap<Addr, Option<u32>> = HashMap::new();
+        for (id, bucket) in specials::samples(rt, heap) {
+            let stack = *known.entry(bucket).or_insert_with(|| {
+                let stack = specials::stack(rt, bucket)?;
+                self.stacks.push(stack);
+                Some(self.stacks.len() as u32 - 1)
+            });
+            if let Some(i) = stack {
+                self.samples.insert(id, i);
+            }
+        }
     }
 
     fn read_timers(&mut self, rt: &Runtime, heap: &Heap, built: &Built, edges: &[usize]) {

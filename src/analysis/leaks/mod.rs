@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::{
     analysis::{
         dominators::{Dominators, Vertex},
+        goroutines::StackFrame,
         holders::Holders,
     },
     base::{Addr, ObjectId},
@@ -56,9 +57,20 @@ pub struct Suspect {
     pub evidence: Vec<String>,
     /// From the holder to the pile: types with the member that leads on.
     pub path: Vec<String>,
-    /// Stack of a sampled allocation of this type, innermost first.
-    pub allocated_at: Option<Vec<String>>,
+    /// Where the program's heap profile saw it allocated.
+    pub allocated_at: Option<Site>,
     pub advice: String,
+}
+
+/// A place of allocation.
+#[derive(Clone, Debug, Serialize)]
+pub struct Site {
+    /// Sampled objects of the pile that this stack allocated, of all its sampled objects. Sampling is by bytes
+    /// (runtime.MemProfileRate, 512 KiB unless the program sets it).
+    pub samples: u64,
+    pub of: u64,
+    /// Innermost first, without the runtime's own frames.
+    pub stack: Vec<StackFrame>,
 }
 
 /// Everything the verdict looks at.

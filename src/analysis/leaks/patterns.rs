@@ -3,13 +3,16 @@
 use serde::Serialize;
 
 use super::{
-    Case, Certainty, Suspect, Thresholds,
+    Case, Certainty, Site, Suspect, Thresholds,
     piles::{Content, Pile},
 };
 use crate::{
-    analysis::holders::HolderKind,
-    base::{KnownBy, ObjectId, units},
-    image::codetypes::{Said, receiver},
+    analysis::{goroutines::StackFrame, holders::HolderKind},
+    base::{Addr, KnownBy, ObjectId, units},
+    image::{
+        FuncId,
+        codetypes::{Said, receiver},
+    },
     runtime::{
         layout::Global,
         types::{Kind, TypeId},
@@ -121,7 +124,7 @@ pub fn judge(case: &Case, pile: &Pile, limits: Thresholds) -> Option<Suspect> {
         certainty: v.certainty,
         evidence: v.evidence,
         path: path(case, pile),
-        allocated_at: None,
+        allocated_at: allocated_at(case, pile),
         advice: v.pattern.advice().to_owned(),
     })
 }
@@ -458,6 +461,30 @@ fn map_bytes(case: &Case, _pile: &Pile, header: ObjectId) -> u64 {
         }
     }
     bytes
+}
+
+/// The stack that allocated most of the pile's sampled bytes, without the allocator's own frames.
+fn allocated_at(case: &Case, pile: &Pile) -> Option<Site> {
+    let of = pile.samples.iter().map(|s| s.objects).sum();
+    pile.samples.iter().find_map(|s| {
+        let stack = site(case, case.evidence.stacks.get(s.stack as usize)?);
+        (!stack.is_empty()).then_some(Site { samples: s.objects, of, stack })
+    })
+}
+
+/// Frames from the first one outside the runtime; empty where all are the runtime's (goroutines, stacks).
+fn site(case: &Case, stack: &[Addr]) -> Vec<StackFrame> {
+    const MAX_FRAMES: usize = 32;
+    let mut frames: Vec<StackFrame> = Vec::new();
+    for pc in stack {
+        // Return addresses: the call is the instruction before.
+        let at = Addr(pc.0.saturating_sub(1));
+        let Some(f) = case.rt.image.pclntab.find(at) else { continue };
+        for l in f.inline_frames(at).filter(|l| l.func_id != FuncId::Wrapper) {
+            frames.push(StackFrame { function: l.function.to_owned(), file: l.file.to_owned(), line: l.line });
+        }
+    }
+    frames.into_iter().skip_while(|f| f.function.starts_with("runtime.")).take(MAX_FRAMES).collect()
 }
 
 /// The way from the holder to the pile; long lists are shortened.

@@ -30,6 +30,8 @@ pub struct Pile {
     pub stack_bytes: u64,
     /// Large buffers that hang there and what of them can be seen.
     pub pinned: Pinned,
+    /// Sampled objects below, by stack, heaviest first.
+    pub samples: Vec<Sampled>,
     /// Types of everything below, containers included, and how many of each.
     pub met: Vec<(TypeId, u64)>,
 }
@@ -42,6 +44,15 @@ pub struct Content {
     pub bytes: u64,
     /// One of them, to show.
     pub example: ObjectId,
+}
+
+/// Objects that one stack allocated.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sampled {
+    /// In `Evidence::stacks`.
+    pub stack: u32,
+    pub objects: u64,
+    pub bytes: u64,
 }
 
 /// Buffers below a pile of which only a sliver is visible.
@@ -306,8 +317,10 @@ fn pile(case: &Case, holder: Option<u32>, chain: Vec<ObjectId>, nodes: &[Node]) 
         companions: Vec::new(),
         stack_bytes: 0,
         pinned: Pinned::default(),
+        samples: Vec::new(),
         met: Vec::new(),
     };
+    let mut samples: HashMap<u32, Sampled> = HashMap::new();
     let mut sums: HashMap<TypeId, Content> = HashMap::new();
     let mut met: HashMap<TypeId, u64> = HashMap::new();
     // (node, below the first own type: count no more)
@@ -321,6 +334,11 @@ fn pile(case: &Case, holder: Option<u32>, chain: Vec<ObjectId>, nodes: &[Node]) 
             let ty = if guessed { TypeId::UNKNOWN } else { case.typed.typing.type_of(id) };
             *met.entry(ty).or_default() += 1;
             look_at_buffer(case, id, &mut p.pinned);
+            if let Some(&stack) = case.evidence.samples.get(&id) {
+                let s = samples.entry(stack).or_insert(Sampled { stack, ..Sampled::default() });
+                s.objects += 1;
+                s.bytes += case.heap.extent(id).1;
+            }
             let leaf = case.dom.children(node).next().is_none();
             // The nodes of a list are each below the other: every one counts, with its own bytes only.
             let own = is_own(case, ty);
@@ -336,6 +354,8 @@ fn pile(case: &Case, holder: Option<u32>, chain: Vec<ObjectId>, nodes: &[Node]) 
     }
     p.contents = sums.into_values().collect();
     p.contents.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.ty.cmp(&b.ty)));
+    p.samples = samples.into_values().collect();
+    p.samples.sort_unstable_by_key(|s| (std::cmp::Reverse(s.bytes), s.stack));
     p.met = met.into_iter().collect();
     p.met.sort_unstable();
     p

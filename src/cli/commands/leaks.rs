@@ -124,20 +124,23 @@ pub(super) fn answer(
     }
 }
 
+/// Frames of an allocation's stack in the text.
+const SHOWN_FRAMES: usize = 5;
+
 fn text(out: &mut dyn Write, r: &LeaksResult) -> io::Result<()> {
     let looks = if r.looks > 1 { format!(" in {} looks", r.looks) } else { String::new() };
     if r.suspects.is_empty() {
         return writeln!(
             out,
-            "No leak suspects{looks}: {} alive in {} objects, and no place holds an unusual part of it.",
+            "There are no leak suspects{looks}: {} alive in {} objects, and no place holds an unusual part of it.",
             units::bytes(r.live_bytes),
             units::count(r.live_objects)
         );
     }
     writeln!(
         out,
-        "{} suspect(s){looks}; {} alive in {} objects.",
-        r.suspects.len(),
+        "{}{looks}; {} alive in {} objects.",
+        if r.suspects.len() == 1 { "One suspect".to_owned() } else { format!("{} suspects", r.suspects.len()) },
         units::bytes(r.live_bytes),
         units::count(r.live_objects)
     )?;
@@ -171,6 +174,12 @@ fn text(out: &mut dyn Write, r: &LeaksResult) -> io::Result<()> {
         }
         for e in &s.evidence {
             writeln!(out, "   because {e}")?;
+        }
+        if let Some(site) = &s.allocated_at {
+            writeln!(out, "   allocated at ({} of {} sampled objects):", site.samples, site.of)?;
+            for f in site.stack.iter().take(SHOWN_FRAMES) {
+                writeln!(out, "     {}  {}:{}", f.function, f.file, f.line)?;
+            }
         }
         if s.certainty == Certainty::Possible && s.growth_bytes_per_hour.is_none() {
             writeln!(out, "   one look cannot tell whether it grows: --for 60s looks again")?;

@@ -1,12 +1,13 @@
-//! Special records of spans that are roots: finalizers, cleanups, weak handles (runtime/mheap.go specials).
+//! Special records of spans: roots (finalizers, cleanups, weak handles) and samples of the heap profile (runtime/mheap.go
+//! specials).
 //! The kind numbers were renumbered in 1.23 and 1.25: they come from the layout's constants.
 
-use super::Heap;
+use super::{Heap, Span};
 use crate::{
-    base::{Addr, bytes},
+    base::{Addr, ObjectId, bytes},
     runtime::{
         Runtime,
-        layout::{Constant, Field, Struct},
+        layout::{Constant, Field, FieldLoc, Struct},
     },
 };
 
@@ -30,53 +31,108 @@ pub enum SpecialRoot {
 
 /// Specials of one span that are followed; a list that is longer is corrupt or absurd.
 const MAX_PER_SPAN: usize = 1 << 20;
+/// Specials of all spans together.
+const MAX_TOTAL: usize = 1 << 26;
+/// The largest special record (specialCleanup in 1.26).
+const LARGEST: u64 = 56;
 
-/// All specials that are roots.
-pub fn roots(rt: &Runtime, heap: &Heap) -> Vec<SpecialRoot> {
+/// One special record.
+struct Record<'a> {
+    span: &'a Span,
+    at: Addr,
+    kind: i64,
+    /// Of the object from the start of the span.
+    offset: u64,
+    raw: &'a [u8],
+}
+
+impl Record<'_> {
+    fn word(&self, off: u32) -> Addr {
+        Addr(bytes::u64_at(self.raw, off as usize).unwrap_or(0))
+    }
+}
+
+/// Visits the special records of all spans. Cost: one small read per record.
+fn each(rt: &Runtime, heap: &Heap, mut f: impl FnMut(Record<'_>)) {
     let l = &rt.layout;
-    let (Some(next), Some(offset), Some(kind), Some(fn_)) = (
-        l.field(Field::SpecialNext),
-        l.field(Field::SpecialOffset),
-        l.field(Field::SpecialKind),
-        l.field(Field::SpecialFinalizerFn)
-            .or(l.size(Struct::Special).map(|s| crate::runtime::layout::FieldLoc { offset: s as u32, width: 8 })),
-    ) else {
-        return Vec::new();
+    let (Some(next), Some(offset), Some(kind)) =
+        (l.field(Field::SpecialNext), l.field(Field::SpecialOffset), l.field(Field::SpecialKind))
+    else {
+        return;
     };
-    let number = |c: Constant| l.constant(c).unwrap_or(-1);
-    let finalizer = number(Constant::KindSpecialFinalizer);
-    let weak = number(Constant::KindSpecialWeakHandle);
-    let cleanup = number(Constant::KindSpecialCleanup);
-    let mut out = Vec::new();
+    let mut total = 0;
     for span in heap.spans.iter().filter(|s| !s.specials.is_null()) {
         let mut at = span.specials;
         for step in 0.. {
             if at.is_null() {
                 break;
             }
-            // The largest special record has 56 bytes (specialCleanup in 1.26).
-            let read = rt.target.read_vec(at, 56, 56).or_else(|_| rt.target.read_vec(at, 24, 24));
-            let (Ok(raw), true) = (read, step < MAX_PER_SPAN) else {
+            total += 1;
+            let read = rt.target.read_vec(at, LARGEST, LARGEST).or_else(|_| rt.target.read_vec(at, 24, 24));
+            let (Ok(raw), true) = (read, step < MAX_PER_SPAN && total < MAX_TOTAL) else {
                 rt.diag.note("specials list broken", format_args!("span {} at {at}", span.start));
                 break;
             };
-            let get = |f: crate::runtime::layout::FieldLoc| {
-                bytes::uint_at(&raw, f.offset as usize, f.width as usize).unwrap_or(0)
-            };
-            let word = |off: u32| Addr(bytes::u64_at(&raw, off as usize).unwrap_or(0));
-            let k = get(kind) as i64;
-            if k == finalizer {
-                let object = span.start.offset(get(offset));
-                out.push(SpecialRoot::Finalizer { object, func: word(fn_.offset), at });
-            } else if k == weak {
-                out.push(SpecialRoot::WeakHandle { handle: word(fn_.offset), at });
-            } else if k == cleanup {
-                // 1.24, 1.25: one word; 1.26+: call, fn, arg.
-                let words = if l.has(Field::SpecialCleanupCleanup) { 3 } else { 1 };
-                out.extend((0..words).map(|i| SpecialRoot::Cleanup { word: word(fn_.offset + 8 * i), at }));
-            }
-            at = Addr(get(next));
+            let get = |f: FieldLoc| bytes::uint_at(&raw, f.offset as usize, f.width as usize).unwrap_or(0);
+            let then = Addr(get(next));
+            f(Record { span, at, kind: get(kind) as i64, offset: get(offset), raw: &raw });
+            at = then;
         }
     }
+}
+
+/// All specials that are roots.
+pub fn roots(rt: &Runtime, heap: &Heap) -> Vec<SpecialRoot> {
+    let l = &rt.layout;
+    // Every record begins with a runtime.special.
+    let behind = l.size(Struct::Special).map(|s| FieldLoc { offset: s as u32, width: 8 });
+    let Some(first) = l.field(Field::SpecialFinalizerFn).or(behind) else { return Vec::new() };
+    let number = |c: Constant| l.constant(c).unwrap_or(-1);
+    let finalizer = number(Constant::KindSpecialFinalizer);
+    let weak = number(Constant::KindSpecialWeakHandle);
+    let cleanup = number(Constant::KindSpecialCleanup);
+    // 1.24, 1.25: one word; 1.26+: call, fn, arg.
+    let words = if l.has(Field::SpecialCleanupCleanup) { 3 } else { 1 };
+    let mut out = Vec::new();
+    each(rt, heap, |r| {
+        if r.kind == finalizer {
+            let object = r.span.start.offset(r.offset);
+            out.push(SpecialRoot::Finalizer { object, func: r.word(first.offset), at: r.at });
+        } else if r.kind == weak {
+            out.push(SpecialRoot::WeakHandle { handle: r.word(first.offset), at: r.at });
+        } else if r.kind == cleanup {
+            out.extend((0..words).map(|i| SpecialRoot::Cleanup { word: r.word(first.offset + 8 * i), at: r.at }));
+        }
+    });
     out
+}
+
+/// Objects that the heap profile sampled, with the address of the bucket that has their allocation stack
+/// (runtime/mheap.go specialprofile, runtime/mprof.go bucket).
+pub fn samples(rt: &Runtime, heap: &Heap) -> Vec<(ObjectId, Addr)> {
+    let (Some(bucket), Some(profile)) =
+        (rt.layout.field(Field::SpecialProfileB), rt.layout.constant(Constant::KindSpecialProfile))
+    else {
+        return Vec::new();
+    };
+    let mut out = Vec::new();
+    each(rt, heap, |r| {
+        if r.kind == profile
+            && let Some((id, _)) = heap.find(r.span.start.offset(r.offset)).filter(|f| heap.is_allocated(f.0))
+        {
+            out.push((id, r.word(bucket.offset)));
+        }
+    });
+    out
+}
+
+/// Return addresses of the allocation that a bucket stands for, innermost first. `None` where there is no such bucket.
+pub fn stack(rt: &Runtime, bucket: Addr) -> Option<Vec<Addr>> {
+    /// runtime/mprof.go: frames at most (GODEBUG profstackdepth), and the frames skipped in front of them.
+    const MAX_DEPTH: u64 = 1024 + 16;
+    let depth = rt.layout.field(Field::BucketNstk)?;
+    let size = rt.layout.size(Struct::Bucket)?;
+    let depth = rt.target.read_u64(bucket.offset(depth.offset.into())).ok().filter(|&n| n <= MAX_DEPTH)?;
+    let raw = rt.target.read_vec(bucket.offset(size), 8 * depth, 8 * MAX_DEPTH).ok()?;
+    Some(raw.chunks_exact(8).filter_map(|w| bytes::u64_at(w, 0)).map(Addr).collect())
 }
