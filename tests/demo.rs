@@ -39,7 +39,7 @@ fn the_demo_tells_what_was_planted() {
 
     let out = gosleuth(&["demo"]);
     let text = String::from_utf8_lossy(&out.stdout);
-    for word in ["1 suspect", "global-map", "main.cache", "10,000 main.User", "do: "] {
+    for word in ["One suspect", "global-map", "main.cache", "10,000 main.User", "do: "] {
         assert!(text.contains(word), "{word} is missing:\n{text}");
     }
 }

@@ -29,9 +29,16 @@ pub fn compare(mut looks: Vec<Look>) -> Vec<Suspect> {
             s.growth_bytes_per_hour = Some(gained / seconds * 3600.0);
         }
         let always = sizes.windows(2).all(|w| w[0] < w[1]);
-        if always && sizes[0] > 0 {
+        // A handful of objects comes and goes in any program.
+        let counts = gained >= (1 << 12) as f64 && gained * 1000.0 >= size(s) as f64;
+        if always && counts && sizes[0] > 0 {
             s.certainty = s.certainty.max(Certainty::Likely);
-            s.evidence.push(format!("it grew from look to look, {} times of {}", sizes.len() - 1, sizes.len() - 1));
+            let n = sizes.len() - 1;
+            s.evidence.push(if n == 1 {
+                "it grew between the looks".into()
+            } else {
+                format!("it grew from each of {} looks to the next", n + 1)
+            });
         } else if gained <= 0.0 && s.certainty < Certainty::Sure {
             s.certainty = Certainty::Possible;
             s.evidence.push("it did not grow between the looks".into());
