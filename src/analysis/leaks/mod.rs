@@ -4,6 +4,7 @@
 //! small things hang on one hook. `piles` finds them, `patterns` names them, `growth` compares looks.
 
 mod evidence;
+mod foreign;
 mod growth;
 mod patterns;
 mod piles;
@@ -22,6 +23,7 @@ use crate::{
 };
 
 pub use evidence::{Evidence, Fill, Use};
+pub use foreign::suspect as outside_go;
 pub use growth::{Look, compare};
 pub use patterns::Pattern;
 

@@ -42,6 +42,7 @@ pub enum Pattern {
     GlobalMap,
     GlobalSlice,
     LargeObject,
+    CgoMemory,
 }
 
 impl Pattern {
@@ -87,6 +88,9 @@ impl Pattern {
             Pattern::GlobalMap => "delete keys that are done with, or bound the map: expiry, LRU, a fixed size",
             Pattern::GlobalSlice => "remove what is done with, or bound the slice: a ring of fixed size",
             Pattern::LargeObject => "check whether this is meant to stay",
+            Pattern::CgoMemory => {
+                "look for C.malloc, C.CString and handles of C libraries that are not freed; the allocator's own statistics (malloc_info, jemalloc) tell who"
+            }
         }
     }
 }

@@ -10,7 +10,10 @@ use serde::Serialize;
 
 use super::{Failure, Scene, Session, TargetArgs, print};
 use crate::{
-    analysis::leaks::{self, Case, Certainty, Evidence, Look, Suspect, Thresholds},
+    analysis::{
+        leaks::{self, Case, Certainty, Evidence, Look, Pattern, Suspect, Thresholds},
+        ledger::{self, Kernel},
+    },
     base::units,
 };
 
@@ -66,15 +69,20 @@ struct LeaksResult {
 /// One look at a target: the suspects, live objects, live bytes.
 pub(super) fn look(s: &mut Session, limits: Thresholds) -> Result<(Look, u64, u64), Failure> {
     let at = Instant::now();
-    let (scene, evidence) = s.scene_and(|rt, c| Ok(Evidence::gather(rt, &c.heap, &c.built, &c.typed)))?;
+    let kernel = s.stage("residency", Kernel::look);
+    let (scene, (evidence, ledger)) = s.scene_and(|rt, c| {
+        let ledger = ledger::ledger(rt, &c.heap, &c.built, kernel.as_ref());
+        Ok((Evidence::gather(rt, &c.heap, &c.built, &c.typed), ledger))
+    })?;
     let (holders, dom) = s.dominators(&scene)?;
     let Scene { heap, built, typed } = &scene;
     let live_bytes = dom.retained(dom.root());
     let live_objects = built.graph.reachable.count_ones() as u64;
-    let suspects = s.stage("verdict", |rt| {
+    let mut suspects = s.stage("verdict", |rt| {
         let case = Case { rt, heap, built, typed, evidence: &evidence, holders: &holders, dom: &dom, live_bytes };
         leaks::suspects(&case, limits)
     });
+    suspects.extend(leaks::outside_go(&ledger, limits));
     Ok((Look { at, suspects }, live_objects, live_bytes))
 }
 
@@ -124,6 +132,17 @@ pub(super) fn answer(
     }
 }
 
+fn of_heap(s: &Suspect) -> String {
+    if s.pattern == Pattern::CgoMemory {
+        return " outside the Go heap".into();
+    }
+    let what = match &s.type_name[..] {
+        "?" => format!("{} objects of a type that is not known", units::count(s.objects)),
+        name => format!("{} {name}", units::count(s.objects)),
+    };
+    format!(", {}.{} % of the live heap, mostly {what}", s.share_permille / 10, s.share_permille % 10)
+}
+
 /// Frames of an allocation's stack in the text.
 const SHOWN_FRAMES: usize = 5;
 
@@ -158,15 +177,12 @@ fn text(out: &mut dyn Write, r: &LeaksResult) -> io::Result<()> {
         writeln!(out)?;
         writeln!(
             out,
-            "{}. {} ({sure}): {} holds {}{stacks}, {}.{} % of the live heap, mostly {} {}.",
+            "{}. {} ({sure}): {} holds {}{stacks}{}.",
             i + 1,
             name(s.pattern),
             s.holder,
             units::bytes(s.retained_bytes),
-            s.share_permille / 10,
-            s.share_permille % 10,
-            units::count(s.objects),
-            s.type_name
+            of_heap(s)
         )?;
         if let Some(g) = s.growth_bytes_per_hour {
             let sign = if g < 0.0 { "shrinks" } else { "grows" };
