@@ -1,7 +1,7 @@
 //! Builds the graph in one pass: pointer-holding spans are read once, in large pieces, on all cores; noscan spans are
 //! never read. The same pass takes down what the bytes say about types, so that no second read is needed.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, time::Instant};
 
 use rayon::prelude::*;
 
@@ -111,6 +111,7 @@ impl Part {
 
 /// `words`: what counts as evidence of an interface; may be empty.
 pub fn build(rt: &Runtime, heap: &Heap, words: &TypeWords) -> Result<Built, ReadError> {
+    let begin = Instant::now();
     let goroutines = crate::runtime::sched::read(rt)?;
     let stacks: Vec<Stack> = goroutines.par_iter().map(|g| stack::walk(rt, g)).collect();
     for (g, s) in goroutines.iter().zip(&stacks) {
@@ -118,6 +119,7 @@ pub fn build(rt: &Runtime, heap: &Heap, words: &TypeWords) -> Result<Built, Read
             rt.diag.note("goroutine stack cut short", format_args!("goroutine {}: {why}", g.goid));
         }
     }
+    let walked = begin.elapsed();
     let masks = PointerMasks::new(rt);
     let batches = batches(&heap.spans, &masks);
     let mut graph = Graph { row: Vec::with_capacity(heap.slots as usize + 1), ..Graph::default() };
