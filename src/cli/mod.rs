@@ -2,16 +2,17 @@
 
 mod commands;
 mod failure;
+mod progress;
 mod session;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
     base::GoVersion,
     runtime::{LayoutChoice, OpenOptions},
-    target::{HoldMode, fork},
+    target::{HoldMode, HoldRequest, fork},
 };
 use failure::Failure;
 
@@ -21,6 +22,40 @@ use failure::Failure;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    global: GlobalArgs,
+}
+
+#[derive(Args, Debug, Default)]
+struct GlobalArgs {
+    /// Threads to work with; by default one a core.
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// No progress, and of notes only errors.
+    #[arg(long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Tell on standard error what is done and how long it takes; twice for more.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+impl GlobalArgs {
+    /// Sets up what holds for the whole run.
+    fn apply(&self) {
+        let level = match (self.quiet, self.verbose) {
+            (true, _) => "error",
+            (_, 0) => "warn",
+            (_, 1) => "gosleuth=debug",
+            _ => "gosleuth=trace",
+        };
+        let filter = tracing_subscriber::EnvFilter::try_from_env("GOSLEUTH_LOG").unwrap_or_else(|_| level.into());
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        if let Some(n) = self.threads {
+            // Fails only if the pool was made already, and nothing has run yet.
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(n.into()).build_global();
+        }
+        progress::show(!self.quiet && self.verbose == 0);
+    }
 }
 
 #[derive(Args, Debug, Default)]
@@ -45,6 +80,9 @@ struct TargetArgs {
     /// How a running process is kept still while it is looked at.
     #[arg(long, value_enum, default_value_t = HoldArg::Freeze)]
     hold: HoldArg,
+    /// Let the process run on after this many milliseconds at the latest, answered or not.
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    max_pause: Option<u64>,
     /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
@@ -55,6 +93,10 @@ fn parse_release(text: &str) -> Result<GoVersion, String> {
 }
 
 impl TargetArgs {
+    fn hold_request(&self) -> HoldRequest {
+        HoldRequest { mode: self.hold.into(), max_pause: self.max_pause.map(Duration::from_millis) }
+    }
+
     fn open_options(&self) -> OpenOptions {
         OpenOptions {
             exe: self.exe.clone(),
@@ -140,8 +182,7 @@ impl Command {
 /// Runs the command line. Exit codes: 0 answered, 1 a finding that the user asked to fail on, 2 an error.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("GOSLEUTH_LOG").unwrap_or_default();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    cli.global.apply();
     match cli.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(f) if f.broken_pipe => ExitCode::SUCCESS,

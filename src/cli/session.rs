@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
-use super::{Failure, TargetArgs};
+use super::{Failure, TargetArgs, progress};
 use crate::{
     analysis::{
         dominators::Dominators,
@@ -13,11 +13,15 @@ use crate::{
         build::{self, Built},
         typing::Typed,
     },
+    base::units,
     os::procfs,
     report::{Envelope, SCHEMA_VERSION, TargetInfo, Tool},
     runtime::{Runtime, heap::Heap},
-    target::{HoldMode, Target, TargetError, TargetKind, is_core},
+    target::{HoldMode, Missed, Target, TargetError, TargetKind, fork, is_core},
 };
+
+/// Stages for which the target stands still, in order.
+const STILL: [&str; 6] = ["attach", "goroutines", "heap", "stacks", "graph", "types"];
 
 pub struct Session {
     pub rt: Runtime,
@@ -74,7 +78,7 @@ fn open_process(
         timing.insert("code", begin.elapsed().as_secs_f64() * 1e3);
     }
     let begin = Instant::now();
-    let target = Arc::new(Target::attach(pid, args.hold.into())?);
+    let target = Arc::new(Target::attach(pid, args.hold_request())?);
     timing.insert("attach", begin.elapsed().as_secs_f64() * 1e3);
     if target.auxv != running.auxv {
         return Err(Failure::new(format!("process {pid} replaced its program meanwhile"), Some("once more")));
@@ -121,7 +125,9 @@ impl Session {
     /// Runs one stage and keeps its time.
     pub fn stage<T>(&mut self, name: &'static str, f: impl FnOnce(&Runtime) -> T) -> T {
         let begin = Instant::now();
+        progress::stage(name);
         let out = f(&self.rt);
+        progress::done();
         let ms = begin.elapsed().as_secs_f64() * 1e3;
         tracing::debug!(stage = name, ms, peak_resident = procfs::peak_resident(), "done");
         self.timing.insert(name, ms);
@@ -129,12 +135,56 @@ impl Session {
     }
 
     pub fn heap(&mut self) -> Result<Heap, Failure> {
-        Ok(self.stage("heap", Heap::read)?)
+        let heap = self.stage("heap", Heap::read);
+        self.in_time()?;
+        Ok(heap?)
     }
 
     pub fn graph(&mut self, heap: &Heap) -> Result<Built, Failure> {
         let words = self.stage("type words", TypeWords::of);
-        Ok(self.stage("graph", |rt| build::build(rt, heap, &words))?)
+        let (goroutines, stacks) = self.stage("stacks", build::goroutines)?;
+        let built = self.stage("graph", |rt| build::build_from(rt, heap, &words, goroutines, stacks))?;
+        self.in_time()?;
+        Ok(built)
+    }
+
+    /// The target runs on. An error if not everything was read before: half a heap would give wrong answers.
+    pub fn let_go(&self) -> Result<(), Failure> {
+        self.rt.target.release();
+        self.in_time()
+    }
+
+    fn in_time(&self) -> Result<(), Failure> {
+        let Some(missed) = self.rt.target.missed() else { return Ok(()) };
+        self.rt.target.release();
+        Err(self.missed(missed))
+    }
+
+    /// What is missing because the target did not stand still long enough.
+    pub fn missed(&self, missed: Missed) -> Failure {
+        let target = &self.rt.target;
+        let pid = target.pid.unwrap_or_default();
+        match missed {
+            Missed::Gone { .. } if target.hold().mode == "fork" && procfs::exists(pid) => Failure::new(
+                format!("the copy of process {pid} was killed while it was looked at (for lack of memory?)"),
+                Some("--hold freeze, which needs no copy"),
+            ),
+            Missed::Gone { .. } => Failure::new(format!("process {pid} ended while it was looked at"), None),
+            Missed::Late { bytes } => {
+                let done: Vec<&str> = self.timing.keys().copied().filter(|&s| STILL.contains(&s)).collect();
+                let stage = STILL.iter().filter(|s| done.contains(s)).next_back().unwrap_or(&"attach");
+                let held = target.hold().stopped_ms.unwrap_or_default();
+                let copy = fork::estimate(pid).as_millis().max(1);
+                Failure::new(
+                    format!(
+                        "process {pid} was let go after {held:.0} ms, as --max-pause asks, before all was read (last \
+                         stage: {stage}; at least {} are missing): half a heap would give a wrong answer",
+                        units::bytes(bytes)
+                    ),
+                    Some(&format!("--hold fork, which stops it for about {copy} ms, or a longer --max-pause")),
+                )
+            }
+        }
     }
 
     /// Heap, graph and types; the target runs on as soon as its last byte is read.
@@ -151,8 +201,9 @@ impl Session {
         let built = self.graph(&heap)?;
         let typed = self.stage("types", |rt| Typed::new(rt, &heap, &built));
         let mut scene = Scene { heap, built, typed };
-        let seen = look(&self.rt, &scene)?;
-        self.rt.target.release();
+        let seen = look(&self.rt, &scene);
+        self.let_go()?;
+        let seen = seen?;
         self.stage("records", |rt| holders::hand_over_records(rt, &scene.heap, &mut scene.built));
         Ok((scene, seen))
     }
@@ -167,6 +218,13 @@ impl Session {
 
     pub fn envelope<R>(mut self, command: &'static str, result: R) -> Envelope<R> {
         self.rt.target.release();
+        if let Some(missed) = self.rt.target.missed() {
+            let what = match missed {
+                Missed::Gone { .. } => "the process ended before all was read".to_owned(),
+                Missed::Late { bytes } => format!("at least {} were not read", units::bytes(bytes)),
+            };
+            self.rt.diag.note("the answer is incomplete: the process runs on already (--max-pause) or ended", what);
+        }
         self.timing.insert("total", self.started.elapsed().as_secs_f64() * 1e3);
         let (target, image) = (&self.rt.target, &self.rt.image);
         Envelope {

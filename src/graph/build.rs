@@ -1,7 +1,7 @@
 //! Builds the graph in one pass: pointer-holding spans are read once, in large pieces, on all cores; noscan spans are
 //! never read. The same pass takes down what the bytes say about types, so that no second read is needed.
 
-use std::{cell::RefCell, time::Instant};
+use std::cell::RefCell;
 
 use rayon::prelude::*;
 
@@ -109,9 +109,8 @@ impl Part {
     }
 }
 
-/// `words`: what counts as evidence of an interface; may be empty.
-pub fn build(rt: &Runtime, heap: &Heap, words: &TypeWords) -> Result<Built, ReadError> {
-    let begin = Instant::now();
+/// All goroutines with their stacks. Cost: some reads a goroutine and a frame, on all cores.
+pub fn goroutines(rt: &Runtime) -> Result<(Vec<Goroutine>, Vec<Stack>), ReadError> {
     let goroutines = crate::runtime::sched::read(rt)?;
     let stacks: Vec<Stack> = goroutines.par_iter().map(|g| stack::walk(rt, g)).collect();
     for (g, s) in goroutines.iter().zip(&stacks) {
@@ -119,7 +118,23 @@ pub fn build(rt: &Runtime, heap: &Heap, words: &TypeWords) -> Result<Built, Read
             rt.diag.note("goroutine stack cut short", format_args!("goroutine {}: {why}", g.goid));
         }
     }
-    let walked = begin.elapsed();
+    Ok((goroutines, stacks))
+}
+
+/// `words`: what counts as evidence of an interface; may be empty.
+pub fn build(rt: &Runtime, heap: &Heap, words: &TypeWords) -> Result<Built, ReadError> {
+    let (goroutines, stacks) = goroutines(rt)?;
+    build_from(rt, heap, words, goroutines, stacks)
+}
+
+/// The same, where goroutines and stacks were read already.
+pub fn build_from(
+    rt: &Runtime,
+    heap: &Heap,
+    words: &TypeWords,
+    goroutines: Vec<Goroutine>,
+    stacks: Vec<Stack>,
+) -> Result<Built, ReadError> {
     let masks = PointerMasks::new(rt);
     let batches = batches(&heap.spans, &masks);
     let mut graph = Graph { row: Vec::with_capacity(heap.slots as usize + 1), ..Graph::default() };

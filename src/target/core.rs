@@ -201,6 +201,7 @@ impl Target {
             memory: Arc::new(CoreMemory { core: data, exe: exe_map, pieces }),
             trouble,
             freezer: None,
+            watch: Default::default(),
             mode: "core",
         })
     }

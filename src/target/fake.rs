@@ -57,6 +57,7 @@ impl Target {
             memory: Arc::new(memory),
             trouble: Vec::new(),
             freezer: None,
+            watch: Default::default(),
             mode: "core",
         }
     }

@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Arch, Fault, Hold, Holder, Memory, Target, TargetError, TargetKind, Thread, cache::PageCache, fork};
+use super::{
+    Arch, Fault, Hold, HoldRequest, Holder, Memory, Target, TargetError, TargetKind, Thread, Watch, cache::PageCache,
+    fork,
+};
 use crate::{
     base::Addr,
     os::{procfs, ptrace, vm},
@@ -35,12 +38,17 @@ pub enum HoldMode {
 /// A thread that does not stop within this time (uninterruptible sleep) is left alone and reported.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
+/// Whether the threads stand still, and for how long they did.
+struct Still {
+    started: Instant,
+    held: AtomicBool,
+    stopped: Mutex<Option<Duration>>,
+}
+
 /// Keeps the threads stopped; letting go is idempotent and happens on drop, panics included.
 pub(super) struct Freezer {
     release: Mutex<Option<(mpsc::Sender<()>, JoinHandle<()>)>>,
-    started: Instant,
-    stopped: Mutex<Option<Duration>>,
-    held: AtomicBool,
+    still: Arc<Still>,
 }
 
 impl Holder for Freezer {
@@ -51,17 +59,25 @@ impl Holder for Freezer {
             drop(sender);
             // A panic of the tracer thread ends it, and with it every attachment.
             let _ = thread.join();
-            self.held.store(false, Ordering::SeqCst);
-            *self.stopped.lock().unwrap_or_else(|e| e.into_inner()) = Some(self.started.elapsed());
+            self.still.over();
         }
     }
 
     fn is_held(&self) -> bool {
-        self.held.load(Ordering::SeqCst)
+        self.still.held.load(Ordering::SeqCst)
     }
 
     fn stopped_ms(&self) -> Option<f64> {
-        self.stopped.lock().unwrap_or_else(|e| e.into_inner()).map(|d| d.as_secs_f64() * 1e3)
+        self.still.stopped.lock().unwrap_or_else(|e| e.into_inner()).map(|d| d.as_secs_f64() * 1e3)
+    }
+}
+
+impl Still {
+    /// The last thread goes on.
+    fn over(&self) {
+        if self.held.swap(false, Ordering::SeqCst) {
+            *self.stopped.lock().unwrap_or_else(|e| e.into_inner()) = Some(self.started.elapsed());
+        }
     }
 }
 
@@ -76,15 +92,28 @@ pub struct LiveMemory {
     pid: u32,
     /// Opened on first need: process_vm_readv does not see some mappings (and is forbidden by some seccomp profiles).
     mem: std::sync::OnceLock<Option<std::fs::File>>,
+    watch: Arc<Watch>,
 }
 
 impl LiveMemory {
-    pub fn new(pid: u32) -> LiveMemory {
-        LiveMemory { pid, mem: std::sync::OnceLock::new() }
+    fn new(pid: u32, watch: Arc<Watch>) -> LiveMemory {
+        LiveMemory { pid, mem: std::sync::OnceLock::new(), watch }
+    }
+
+    /// What was read counts only if the process had not been let go before the last byte was there. Late reads are not
+    /// begun at all.
+    fn late(&self, addr: Addr, len: usize) -> Result<(), Fault> {
+        if !self.watch.late.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.watch.missed.fetch_add(len as u64, Ordering::SeqCst);
+        Err(Fault::TooLate(addr))
     }
 
     fn fallback(&self, addr: Addr, buf: &mut [u8], cause: io::Error) -> Result<(), Fault> {
         if cause.raw_os_error() == Some(libc::ESRCH) {
+            self.watch.missed.fetch_add(buf.len() as u64, Ordering::SeqCst);
+            self.watch.gone.store(true, Ordering::SeqCst);
             return Err(Fault::Gone(addr));
         }
         let file = self.mem.get_or_init(|| procfs::mem_file(self.pid).ok());
@@ -98,16 +127,20 @@ impl LiveMemory {
 
 impl Memory for LiveMemory {
     fn read(&self, addr: Addr, buf: &mut [u8]) -> Result<(), Fault> {
+        self.late(addr, buf.len())?;
         let mut done = 0;
         while done < buf.len() {
             let at = addr.checked_add(done as u64).ok_or(Fault::NotMapped(addr))?;
             match vm::read_ranges(self.pid, &mut [(at.0, &mut buf[done..])]) {
-                Ok(0) => return self.fallback(at, &mut buf[done..], io::Error::from_raw_os_error(libc::EFAULT)),
-                Ok(n) => done += n,
-                Err(e) => return self.fallback(at, &mut buf[done..], e),
+                Ok(n) if n > 0 => done += n,
+                other => {
+                    let cause = other.err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::EFAULT));
+                    self.fallback(at, &mut buf[done..], cause)?;
+                    break;
+                }
             }
         }
-        Ok(())
+        self.late(addr, buf.len())
     }
 
     fn read_scattered(&self, ranges: &mut [(Addr, &mut [u8])]) -> Vec<Result<(), Fault>> {
@@ -115,10 +148,17 @@ impl Memory for LiveMemory {
         let mut rest = ranges;
         while !rest.is_empty() {
             let batch = rest.len().min(vm::MAX_RANGES);
+            let at = rest[0].0;
+            let bytes = rest[..batch].iter().map(|(_, b)| b.len()).sum();
             let mut iov: Vec<(u64, &mut [u8])> = rest[..batch].iter_mut().map(|(a, b)| (a.0, &mut **b)).collect();
             let mut copied = vm::read_ranges(self.pid, &mut iov).unwrap_or(0);
             // The kernel stops at the first range it cannot read: take what is whole, read that one alone, go on.
             let mut whole = 0;
+            if self.late(at, bytes).is_err() {
+                results.extend(rest[..batch].iter().map(|(a, _)| Err(Fault::TooLate(*a))));
+                rest = &mut rest[batch..];
+                continue;
+            }
             for (_, buf) in &rest[..batch] {
                 if copied < buf.len() {
                     break;
@@ -139,14 +179,16 @@ impl Memory for LiveMemory {
 }
 
 /// What the tracer thread found when everything stood still.
-struct Still {
+struct Seen {
     threads: Vec<Thread>,
     unstopped: Vec<u32>,
 }
 
 impl Target {
     /// Attaches to a running process and holds it as asked.
-    pub fn attach(pid: u32, mode: HoldMode) -> Result<Target, TargetError> {
+    pub fn attach(pid: u32, request: impl Into<HoldRequest>) -> Result<Target, TargetError> {
+        let HoldRequest { mode, max_pause } = request.into();
+        let watch = Arc::new(Watch::default());
         if !procfs::exists(pid) {
             return Err(TargetError::NoProcess(pid));
         }
@@ -165,24 +207,32 @@ impl Target {
                 (tids.into_iter().map(|tid| Thread { tid, regs: None }).collect(), None)
             }
             HoldMode::Freeze => {
-                let (still, freezer) = freeze(pid, arch)?;
+                let (still, freezer) = freeze(pid, arch, max_pause, &watch)?;
                 for tid in &still.unstopped {
                     trouble.push(("thread did not stop (uninterruptible sleep?)", format!("thread {tid}")));
                 }
                 (still.threads, Some(Arc::new(freezer)))
             }
             HoldMode::Fork => {
-                let (child, threads, fork) = fork::fork(pid, arch)?;
+                let (child, threads, fork) = fork::fork(pid, arch, max_pause)?;
                 still_pid = child;
+                if let (Some(max), Some(ms)) = (max_pause, fork.stopped_ms())
+                    && ms > max.as_secs_f64() * 1e3
+                {
+                    let text = format!("{ms:.1} ms instead of {} ms", max.as_millis());
+                    trouble.push(("making the copy took longer than --max-pause allows", text));
+                }
                 (threads, Some(Arc::new(fork)))
             }
         };
         let mappings = procfs::maps(still_pid).map_err(|e| TargetError::proc(pid, "maps", e))?;
         let auxv = procfs::auxv(still_pid).map_err(|e| TargetError::proc(pid, "auxv", e))?;
-        let live = Arc::new(LiveMemory::new(still_pid));
+        let live = Arc::new(LiveMemory::new(still_pid, watch.clone()));
         // Try one read now: permission to stop a process and permission to read it can differ.
         let probe = mappings.iter().find(|m| m.readable).map(|m| m.start).unwrap_or_default();
-        if let Err(fault) = live.read(probe, &mut [0; 8]) {
+        if let Err(fault) = live.read(probe, &mut [0; 8])
+            && !matches!(fault, Fault::TooLate(_))
+        {
             return Err(TargetError::Denied { pid, what: "read the memory of", why: fault.to_string() });
         }
         let memory: Arc<dyn Memory> = if mode == HoldMode::None { live } else { Arc::new(PageCache::new(live)) };
@@ -198,6 +248,7 @@ impl Target {
             memory,
             trouble,
             freezer,
+            watch,
             mode: match mode {
                 HoldMode::None => "none",
                 HoldMode::Freeze => "freeze",
@@ -235,36 +286,41 @@ fn arch_of_exe(pid: u32) -> Result<Arch, TargetError> {
     super::arch_of_elf(&head).map_err(|why| TargetError::Unsupported { what: format!("process {pid}"), why })
 }
 
-fn freeze(pid: u32, arch: Arch) -> Result<(Still, Freezer), TargetError> {
+fn freeze(
+    pid: u32,
+    arch: Arch,
+    max_pause: Option<Duration>,
+    watch: &Arc<Watch>,
+) -> Result<(Seen, Freezer), TargetError> {
     let (release_tx, release_rx) = mpsc::channel::<()>();
     let (result_tx, result_rx) = mpsc::channel();
-    let started = Instant::now();
+    let still = Arc::new(Still { started: Instant::now(), held: AtomicBool::new(true), stopped: Mutex::new(None) });
+    let (theirs, watch) = (still.clone(), watch.clone());
     let thread = std::thread::Builder::new()
         .name("tracer".into())
         .spawn(move || {
             let mut tracees = Tracees::new(pid);
-            let result = tracees.stop_all().map(|unstopped| Still { threads: tracees.registers(arch), unstopped });
+            let result = tracees.stop_all().map(|unstopped| Seen { threads: tracees.registers(arch), unstopped });
             let failed = result.is_err();
             if result_tx.send(result).is_ok() && !failed {
                 // Wakes when the freezer drops its end, and also if the whole process unwinds.
-                let _ = release_rx.recv();
+                let left = max_pause.map(|max| max.saturating_sub(theirs.started.elapsed()));
+                let late = match left {
+                    Some(left) => release_rx.recv_timeout(left) == Err(mpsc::RecvTimeoutError::Timeout),
+                    None => release_rx.recv().is_ok(),
+                };
+                // Before the first thread runs: what a read finds afterwards is not taken.
+                watch.late.store(late, Ordering::SeqCst);
             }
             tracees.let_go();
+            theirs.over();
         })
         .map_err(|e| TargetError::Denied { pid, what: "start a tracer thread for", why: e.to_string() })?;
-    let still = result_rx
+    let seen = result_rx
         .recv()
         .unwrap_or_else(|_| Err(TargetError::Denied { pid, what: "hold", why: "the tracer thread died".into() }));
-    match still {
-        Ok(still) => Ok((
-            still,
-            Freezer {
-                release: Mutex::new(Some((release_tx, thread))),
-                started,
-                stopped: Mutex::new(None),
-                held: AtomicBool::new(true),
-            },
-        )),
+    match seen {
+        Ok(seen) => Ok((seen, Freezer { release: Mutex::new(Some((release_tx, thread))), still })),
         Err(e) => {
             drop(release_tx);
             let _ = thread.join();

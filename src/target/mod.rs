@@ -1,7 +1,14 @@
 //! target: a still view of one process: memory, mappings, threads, registers. Owns `Target` and the `Memory` trait.
 //! Reads through `os`. Used by every room below. Does not know Go.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use serde::Serialize;
 
@@ -76,6 +83,8 @@ pub enum Fault {
     Unreadable(Addr, String),
     #[error("the process is gone while reading {0}")]
     Gone(Addr),
+    #[error("the process had to run on (--max-pause) before {0} was read")]
+    TooLate(Addr),
     #[error("refusing to read {len} bytes at {addr}: over the limit of {limit}")]
     TooLong { addr: Addr, len: u64, limit: u64 },
 }
@@ -148,6 +157,19 @@ pub struct Thread {
     pub regs: Option<Registers>,
 }
 
+/// How to hold a live target, and for how long at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HoldRequest {
+    pub mode: HoldMode,
+    pub max_pause: Option<Duration>,
+}
+
+impl From<HoldMode> for HoldRequest {
+    fn from(mode: HoldMode) -> HoldRequest {
+        HoldRequest { mode, max_pause: None }
+    }
+}
+
 /// How the target was held still and for how long.
 #[derive(Clone, Debug, Serialize)]
 pub struct Hold {
@@ -155,6 +177,26 @@ pub struct Hold {
     pub mode: &'static str,
     /// Milliseconds from the first thread stopped to the last one resumed; `None` while held or when nothing is stopped.
     pub stopped_ms: Option<f64>,
+}
+
+/// What may happen to a live target while it is held.
+#[derive(Debug, Default)]
+struct Watch {
+    /// It runs on, because it was held for as long as allowed: nothing that is read from now on counts.
+    late: AtomicBool,
+    /// It ended: memory could not be read any more.
+    gone: AtomicBool,
+    /// Bytes that were to be read after either.
+    missed: AtomicU64,
+}
+
+/// Why and how much of what was to be read is missing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Missed {
+    /// The target ran on before all was read, as `--max-pause` asks.
+    Late { bytes: u64 },
+    /// The target ended.
+    Gone { bytes: u64 },
 }
 
 /// What keeps a live target still. Letting go happens once, at the latest on drop.
@@ -183,10 +225,21 @@ pub struct Target {
     /// What went wrong while opening: (kind, example), for the diagnostics of the answer.
     pub trouble: Vec<(&'static str, String)>,
     freezer: Option<Arc<dyn Holder>>,
+    watch: Arc<Watch>,
     mode: &'static str,
 }
 
 impl Target {
+    /// Was everything that was asked for read while the target stood still?
+    pub fn missed(&self) -> Option<Missed> {
+        let bytes = self.watch.missed.load(Ordering::SeqCst);
+        match (self.watch.gone.load(Ordering::SeqCst), bytes) {
+            (true, bytes) => Some(Missed::Gone { bytes }),
+            (false, 0) => None,
+            (false, bytes) => Some(Missed::Late { bytes }),
+        }
+    }
+
     pub fn read(&self, addr: Addr, buf: &mut [u8]) -> Result<(), Fault> {
         self.memory.read(addr, buf)
     }

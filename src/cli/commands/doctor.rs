@@ -56,6 +56,7 @@ pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
     let liveness = if check {
         let heap = s.heap()?;
         let built = s.graph(&heap)?;
+        s.let_go()?;
         Some(s.stage("liveness", |_| liveness::check(&heap, &built.graph)))
     } else {
         None

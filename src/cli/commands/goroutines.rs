@@ -13,9 +13,9 @@ use crate::{
         goroutines::{self, By, Selection},
         locks::leaks,
     },
-    graph::build::Built,
+    graph::build::{self, Built},
     output::goroutines as forms,
-    runtime::sched::{self, labels, waits},
+    runtime::sched::{labels, waits},
 };
 
 /// Goroutines, grouped by equal stacks.
@@ -84,12 +84,13 @@ pub fn run(args: &GoroutinesArgs) -> Result<(), Failure> {
         proven = Some(found.into_iter().collect::<BTreeSet<usize>>());
         built
     } else {
-        let found = s.stage("goroutines", |rt| -> Result<_, Failure> {
-            let goroutines = sched::read(rt)?;
-            let stacks: Vec<_> = goroutines.iter().map(|g| crate::runtime::stack::walk(rt, g)).collect();
-            Ok((goroutines, stacks))
-        });
-        let (goroutines, stacks) = found?;
+        let found = s.stage("goroutines", build::goroutines);
+        let (goroutines, stacks) = match (found, s.rt.target.missed()) {
+            // Stacks that were read in time are right: the others are cut short, and the answer says so.
+            (Ok(found), _) => found,
+            (Err(_), Some(missed)) => return Err(s.missed(missed)),
+            (Err(e), None) => return Err(e.into()),
+        };
         Built { goroutines, stacks, ..Built::default() }
     };
     let labels: Vec<_> = s.stage("labels", |rt| built.goroutines.iter().map(|g| labels::read(rt, g)).collect());

@@ -34,7 +34,7 @@ pub fn run(args: &LocksArgs) -> Result<(), Failure> {
     let waits = s.stage("waits", |rt| waits::read(rt, &built.goroutines, &built.stacks));
     let held = s.stage("holders", |rt| locks::infer(rt, &built, &waits));
     let typed = s.stage("types", |rt| Typed::new(rt, &heap, &built));
-    s.rt.target.release();
+    s.let_go()?;
     let result = s.stage("edges", |rt| {
         let places = Places::new(rt, &heap, &built, &typed, locks::objects_to_name(&heap, &waits));
         let edges = held.edges(&places, &waits);

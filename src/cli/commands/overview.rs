@@ -63,6 +63,9 @@ pub fn run(args: &OverviewArgs) -> Result<(), Failure> {
     let heap = s.heap()?;
     let built = s.graph(&heap)?;
     let ledger = s.stage("ledger", |rt| ledger::ledger(rt, &heap, &built, kernel.as_ref()));
+    let (cycles, phase) = (gc_cycles(&s.rt), s.rt.global_u32(Global::Gcphase));
+    // Counting needs no memory of the process any more.
+    s.let_go()?;
     let mut states: BTreeMap<&'static str, u64> = BTreeMap::new();
     for g in &built.goroutines {
         *states.entry(g.status.text()).or_default() += 1;
@@ -89,8 +92,8 @@ pub fn run(args: &OverviewArgs) -> Result<(), Failure> {
             span_bytes: heap.spans.iter().map(|s| s.bytes).sum(),
         },
         gc: GcFigures {
-            cycles: gc_cycles(&s.rt),
-            phase: match s.rt.global_u32(Global::Gcphase) {
+            cycles,
+            phase: match phase {
                 Some(0) => "off",
                 Some(1) => "mark",
                 Some(2) => "mark termination",
