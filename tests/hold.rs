@@ -139,6 +139,52 @@ fn copying_often_does_no_harm() {
     }
 }
 
+/// Threads in system calls, in C, running, spinning on the clock of the vdso; stripped and position-independent programs;
+/// the copy made by a thread in a system call, and by one that is not.
+#[test]
+fn any_thread_can_make_the_copy() {
+    let places = [
+        ("1.26", "stripped", "values", &[][..]),
+        ("1.23", "pie-stripped", "values", &[]),
+        ("1.26", "pie-stripped", "goroutines", &["threads", "64"]),
+        ("1.24", "cgo", "goroutines", &["all"]),
+        ("1.27", "dwarf", "goroutines", &["running"]),
+        ("1.19", "stripped", "spin", &[]),
+        ("1.26", "stripped", "busy", &["gap", "1000"]),
+        ("1.22", "stripped", "busy", &["churn"]),
+    ];
+    for (release, variant, name, args) in places {
+        let Some(mut f) = Fixture::start(release, variant, name, args) else { continue };
+        let what = format!("Go {release} {variant} {name} {args:?}");
+        let pid = f.pid();
+        for by_running in [false, true] {
+            for _ in 0..4 {
+                let mut tool = Command::new(env!("CARGO_BIN_EXE_gosleuth"));
+                tool.args(["doctor", &pid, "--check-liveness", "--hold", "fork", "--json"]);
+                if by_running {
+                    tool.env("GOSLEUTH_FORK_BY_RUNNING_THREAD", "1");
+                }
+                let out = tool.output().expect("gosleuth runs");
+                let err = String::from_utf8_lossy(&out.stderr);
+                if err.contains("not allowed to") {
+                    println!("skipped: {}", err.lines().next().unwrap_or_default());
+                    return;
+                }
+                assert!(out.status.success(), "{what}: {err}");
+                let a: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+                assert_eq!(a["result"]["liveness"]["only_reachable"], 0, "{what}, running {by_running}: {a:#}");
+            }
+        }
+        if matches!((name, args), ("spin", _) | ("busy", ["churn"])) {
+            unharmed(&mut f, &what);
+        } else {
+            assert_eq!(children(&pid), [], "{what}");
+            assert!(f.runs(), "{what}");
+            assert!(name == "busy" || f.command("gc")["ready"] == true, "{what}");
+        }
+    }
+}
+
 /// SIGKILL at any moment of any mode.
 #[test]
 fn the_tool_may_be_killed_at_any_moment() {
@@ -154,7 +200,7 @@ fn the_tool_may_be_killed_at_any_moment() {
             }
             let whole = begin.elapsed().as_micros() as u64 * 5 / 4;
             let (mut killed, mut finished) = (0, 0);
-            for _ in 0..150 {
+            for _ in 0..60 {
                 let mut tool = Command::new(env!("CARGO_BIN_EXE_gosleuth"))
                     .args(["goroutines", &pid, "--hold", mode, "--json"])
                     .stdout(Stdio::null())

@@ -151,6 +151,8 @@ enum Command {
     #[command(name = fork::COMMAND, hide = true)]
     HoldByFork {
         pid: u32,
+        #[arg(long)]
+        prefer_running: bool,
     },
 }
 
@@ -163,8 +165,8 @@ impl Command {
             Command::Goroutines(a) => commands::goroutines::run(a),
             Command::Locks(a) => commands::locks::run(a),
             Command::Why(a) => commands::why::run(a),
-            Command::HoldByFork { pid } => {
-                fork::holder(*pid);
+            Command::HoldByFork { pid, prefer_running } => {
+                fork::holder(*pid, *prefer_running);
                 Ok(())
             }
             Command::Leaks(a) => commands::leaks::run(a),

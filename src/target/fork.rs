@@ -36,6 +36,10 @@ use crate::{
 /// Name of the hidden command that runs `holder`.
 pub const COMMAND: &str = "hold-by-fork";
 
+/// With this in the environment a thread that is not in a system call makes the copy, where there is one: a rare case,
+/// that tests can force.
+const PREFER_RUNNING: &str = "GOSLEUTH_FORK_BY_RUNNING_THREAD";
+
 /// amd64: numbers of system calls, flags, and places in user_regs_struct.
 const SYS_CLONE: u64 = 56;
 const SYS_WAIT4: u64 = 61;
@@ -102,6 +106,7 @@ pub(super) fn fork(pid: u32, arch: Arch, max_pause: Option<Duration>) -> Result<
     }
     let mut holder = Command::new("/proc/self/exe")
         .args([COMMAND, &pid.to_string()])
+        .args(std::env::var_os(PREFER_RUNNING).map(|_| "--prefer-running"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -237,13 +242,13 @@ fn cgroup_limits(pid: u32) -> Vec<(u64, u64, String)> {
 
 /// The hidden command: holds `pid` by a copy until standard input ends. Never returns an error: what goes wrong is said
 /// in its lines.
-pub fn holder(pid: u32) {
+pub fn holder(pid: u32, prefer_running: bool) {
     ptrace::own_session();
     let say = |line: String| {
         let mut out = io::stdout().lock();
         writeln!(out, "{line}").and_then(|()| out.flush())
     };
-    let copy = match copy(pid) {
+    let copy = match copy(pid, prefer_running) {
         Ok(copy) => copy,
         Err(why) => {
             let held = Held { error: Some(why), ..Held::default() };
@@ -267,7 +272,7 @@ struct Copied {
     inner: u64,
 }
 
-fn copy(pid: u32) -> Result<Copied, String> {
+fn copy(pid: u32, prefer_running: bool) -> Result<Copied, String> {
     if matches!(procfs::thread_state(pid, pid), Some('T' | 't')) {
         return Err("it is stopped already (job control or a debugger); --hold freeze works".into());
     }
@@ -279,7 +284,7 @@ fn copy(pid: u32) -> Result<Copied, String> {
         let unstopped = tracees.stop_all().map_err(|e| e.to_string())?;
         let threads: Vec<(u32, Vec<u64>)> =
             tracees.tids().map(|tid| (tid, ptrace::general_registers(tid).unwrap_or_default())).collect();
-        let made = match tracees.suitable(pid, &threads) {
+        let made = match tracees.suitable(pid, &threads, prefer_running) {
             Some((tid, at)) => inject(tid, at, [SYS_CLONE, CLONE_FILES, 0, 0, 0, 0, 0]),
             None => Err("every thread is about to handle a signal".into()),
         };
@@ -307,7 +312,7 @@ fn copy(pid: u32) -> Result<Copied, String> {
 
 impl Tracees {
     /// A thread that can execute a system call for us, and the address of a `syscall` instruction.
-    fn suitable(&self, pid: u32, threads: &[(u32, Vec<u64>)]) -> Option<(u32, u64)> {
+    fn suitable(&self, pid: u32, threads: &[(u32, Vec<u64>)], prefer_running: bool) -> Option<(u32, u64)> {
         let fit = |tid: u32, words: &[u64]| words.len() >= WORDS && self.stop_of(tid) == Some(ptrace::Stop::Event);
         let behind_syscall = |words: &[u64]| {
             let at = words[RIP].checked_sub(2)?;
@@ -315,12 +320,15 @@ impl Tracees {
             let read = vm::read_ranges(pid, &mut [(at, &mut code)]);
             (words[ORIG_RAX] as i64 >= 0 && read.ok() == Some(2) && code == [0x0f, 0x05]).then_some(at)
         };
-        let inside =
-            threads.iter().filter(|(tid, w)| fit(*tid, w)).find_map(|(tid, w)| Some((*tid, behind_syscall(w)?)));
-        inside.or_else(|| {
-            let running = threads.iter().find(|(tid, w)| fit(*tid, w))?;
-            Some((running.0, vdso_syscall(pid)?))
-        })
+        let mut fitting = threads.iter().filter(|(tid, w)| fit(*tid, w));
+        let outside = |(tid, _): &(u32, Vec<u64>)| Some((*tid, vdso_syscall(pid)?));
+        if prefer_running
+            && let Some(running) = fitting.clone().find(|(_, w)| (w[ORIG_RAX] as i64) < 0)
+        {
+            return outside(running);
+        }
+        let inside = fitting.clone().find_map(|(tid, w)| Some((*tid, behind_syscall(w)?)));
+        inside.or_else(|| outside(fitting.next()?))
     }
 }
 
@@ -456,7 +464,7 @@ fn end(pid: u32, copy: &Copied) -> Result<Duration, String> {
             continue;
         }
         let words = ptrace::general_registers(tid).unwrap_or_default();
-        let result = match one.suitable(pid, &[(tid, words)]) {
+        let result = match one.suitable(pid, &[(tid, words)], false) {
             Some((tid, at)) => inject(tid, at, [SYS_WAIT4, copy.inner, 0, WAIT_FLAGS, 0, 0, 0]),
             None => Err("every thread is about to handle a signal".into()),
         };

@@ -421,7 +421,7 @@ impl Tracees {
     }
 
     /// `None`: the thread is gone or a zombie; `Running`: it did not stop in time.
-    fn wait_stop(&self, tid: u32) -> Option<ptrace::Stop> {
+    fn wait_stop(&mut self, tid: u32) -> Option<ptrace::Stop> {
         let begin = Instant::now();
         let mut spins = 0u32;
         loop {
@@ -441,9 +441,23 @@ impl Tracees {
                 if begin.elapsed() > STOP_PATIENCE {
                     return Some(ptrace::Stop::Running);
                 }
+                if spins.is_multiple_of(32) {
+                    self.reap_dead();
+                }
                 std::thread::sleep(Duration::from_micros(100));
             }
         }
+    }
+
+    /// A thread that replaces the program has killed the others and waits until their tracer has taken note.
+    fn reap_dead(&mut self) {
+        self.stops.retain(|&tid, _| {
+            let dead = matches!(ptrace::look(tid), Ok(ptrace::Stop::Exited));
+            if dead {
+                let _ = ptrace::reap(tid);
+            }
+            !dead
+        });
     }
 
     fn registers(&self, arch: Arch) -> Vec<Thread> {

@@ -117,6 +117,10 @@ impl Fixture {
         self.child.wait().expect("our child");
     }
 
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+    }
+
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().expect("our child").is_none()
     }
