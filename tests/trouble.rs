@@ -158,7 +158,8 @@ fn ten_thousand_threads() {
     let pid = f.pid();
     for mode in ["freeze", "fork"] {
         let begin = Instant::now();
-        let a = look(&["goroutines", &pid, "--limit", "0", "--hold", mode]).unwrap_or_else(|(_, e)| panic!("{mode}: {e}"));
+        let a =
+            look(&["goroutines", &pid, "--limit", "0", "--hold", mode]).unwrap_or_else(|(_, e)| panic!("{mode}: {e}"));
         println!("{mode}: stopped {} ms, in all {:?}", a["hold"]["stopped_ms"], begin.elapsed());
         let n = a["result"]["count"].as_u64().expect("a count");
         assert!(n >= 10_000, "{mode}: {n} goroutines");
@@ -175,9 +176,7 @@ fn a_copy_is_refused_near_the_memory_limit() {
     let pid = f.pid();
     let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("a cgroup file");
     let (base, limit, used) = match cgroup.lines().find_map(|l| l.split_once(":memory:")) {
-        Some((_, path)) => {
-            (format!("/sys/fs/cgroup/memory{path}"), "memory.limit_in_bytes", "memory.usage_in_bytes")
-        }
+        Some((_, path)) => (format!("/sys/fs/cgroup/memory{path}"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
         None => {
             let path = cgroup.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/");
             (format!("/sys/fs/cgroup{path}"), "memory.max", "memory.current")

@@ -8,12 +8,12 @@ use crate::{
         dominators::Dominators,
         holders::{self, Holders},
     },
+    base::units,
     graph::{
         TypeWords,
         build::{self, Built},
         typing::Typed,
     },
-    base::units,
     os::procfs,
     report::{Envelope, SCHEMA_VERSION, TargetInfo, Tool},
     runtime::{Runtime, heap::Heap},

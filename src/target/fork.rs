@@ -322,9 +322,7 @@ impl Tracees {
         };
         let mut fitting = threads.iter().filter(|(tid, w)| fit(*tid, w));
         let outside = |(tid, _): &(u32, Vec<u64>)| Some((*tid, vdso_syscall(pid)?));
-        if prefer_running
-            && let Some(running) = fitting.clone().find(|(_, w)| (w[ORIG_RAX] as i64) < 0)
-        {
+        if prefer_running && let Some(running) = fitting.clone().find(|(_, w)| (w[ORIG_RAX] as i64) < 0) {
             return outside(running);
         }
         let inside = fitting.clone().find_map(|(tid, w)| Some((*tid, behind_syscall(w)?)));
