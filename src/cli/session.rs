@@ -172,7 +172,7 @@ impl Session {
             Missed::Gone { .. } => Failure::new(format!("process {pid} ended while it was looked at"), None),
             Missed::Late { bytes } => {
                 let done: Vec<&str> = self.timing.keys().copied().filter(|&s| STILL.contains(&s)).collect();
-                let stage = STILL.iter().filter(|s| done.contains(s)).next_back().unwrap_or(&"attach");
+                let stage = STILL.iter().rfind(|s| done.contains(s)).unwrap_or(&"attach");
                 let held = target.hold().stopped_ms.unwrap_or_default();
                 let copy = fork::estimate(pid).as_millis().max(1);
                 Failure::new(
