@@ -1,12 +1,20 @@
 //! image::dwarf: struct layouts, constants and variables from DWARF 4 and 5. gimli stays inside this room.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+mod types;
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use gimli::{AttributeValue, EndianSlice, LittleEndian};
 use object::{Object, ObjectSection};
 use rayon::prelude::*;
 
 use crate::os::mmap::MappedFile;
+
+pub use types::{BareMember, BareType};
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
@@ -51,6 +59,10 @@ pub struct Dwarf {
     pub constants: HashMap<String, i64>,
     /// By address.
     pub variables: Vec<Variable>,
+    /// Types behind variables that have no descriptor, by full name.
+    pub bare: BTreeMap<String, BareType>,
+    /// Entries of the types of variables without descriptor.
+    undescribed: Vec<gimli::DebugInfoOffset>,
 }
 
 /// Members nested deeper than this are not flattened: types of a hostile file may contain themselves.
@@ -90,7 +102,9 @@ impl Dwarf {
             out.structs.extend(part.structs);
             out.constants.extend(part.constants);
             out.variables.extend(part.variables);
+            out.undescribed.extend(part.undescribed);
         }
+        out.bare = types::bare_types(&dwarf, &headers, std::mem::take(&mut out.undescribed));
         out.variables.sort_by_key(|v| v.addr);
         Ok(Some(out))
     }
@@ -148,11 +162,16 @@ fn read_unit<'a>(
                 if let Some(AttributeValue::Exprloc(e)) = entry.attr_value(gimli::DW_AT_location)?
                     && let Some(addr) = static_address(dwarf, unit, e)
                 {
-                    let (type_name, runtime_type) = match entry.attr_value(gimli::DW_AT_type)? {
-                        Some(AttributeValue::UnitRef(at)) => describe(dwarf, unit, at),
-                        Some(AttributeValue::DebugInfoRef(at)) => describe_elsewhere(dwarf, at).unwrap_or_default(),
+                    let ((type_name, runtime_type), at) = match entry.attr_value(gimli::DW_AT_type)? {
+                        Some(AttributeValue::UnitRef(at)) => {
+                            (describe(dwarf, unit, at), at.to_debug_info_offset(&unit.header))
+                        }
+                        Some(AttributeValue::DebugInfoRef(at)) => {
+                            (describe_elsewhere(dwarf, at).unwrap_or_default(), Some(at))
+                        }
                         _ => Default::default(),
                     };
+                    out.undescribed.extend(at.filter(|_| runtime_type.is_none()));
                     out.variables.push(Variable { name, addr, type_name, runtime_type });
                 }
             }

@@ -3,12 +3,14 @@
 //! Facts: runtime/map.go (hmap, mapextra; to Go 1.23), internal/runtime/maps (Map, table, groupReference; from 1.24),
 //! runtime/chan.go.
 
+use std::collections::BTreeMap;
+
 use super::{
     Kind, Origin, TypeId, TypeTable,
     descriptor::MapAbi,
     table::{FieldInfo, Row},
 };
-use crate::base::Addr;
+use crate::{base::Addr, image::dwarf::BareType};
 
 const WORD: u64 = 8;
 
@@ -71,19 +73,82 @@ impl TypeTable {
         // Descriptors of one short name may belong to several packages: the import path decides.
         let package = super::in_package(name);
         let short = super::shorten(name);
-        if let Some(id) = self.by_name(&short) {
+        // Backing arrays and headers share their names with the slices, maps and channels that they belong to.
+        let value = |t: &TypeTable, id: TypeId| (t.kind(id) as u8) <= Kind::UnsafePointer as u8;
+        if let Some(id) = self.by_name(&short).filter(|&id| value(self, id)) {
             if package.is_empty() || self.package(id) == package {
                 return Some(id);
             }
-            let other = self.ids().find(|&id| self.name(id) == short && self.package(id) == package);
+            let same = |&id: &TypeId| value(self, id) && self.name(id) == short && self.package(id) == package;
+            let other = self.ids().find(same);
             return other.or(Some(id));
         }
         if let Some(elem) = name.strip_prefix('*') {
             let elem = self.by_dwarf_name(elem)?;
             return Some(self.pointer_to(elem));
         }
-        let elem = self.by_dwarf_name(name.strip_prefix("[]")?)?;
-        Some(self.slice_of(elem))
+        if name.starts_with("func(") {
+            return Some(self.add(
+                Row { kind: Kind::Func, origin: Origin::Dwarf, size: 8, ptr_bytes: 8, ..Row::default() },
+                &short,
+            ));
+        }
+        if let Some(elem) = name.strip_prefix("[]") {
+            let elem = self.by_dwarf_name(elem)?;
+            return Some(self.slice_of(elem));
+        }
+        let (len, elem) = name.strip_prefix('[')?.split_once(']')?;
+        let (len, elem) = (len.parse::<u64>().ok()?, self.by_dwarf_name(elem)?);
+        let (each, last) = (self.size(elem), self.ptr_bytes(elem));
+        let size = each.checked_mul(len)?;
+        let ptr_bytes = if last == 0 || len == 0 { 0 } else { size - each + last };
+        let row = Row { kind: Kind::Array, origin: Origin::Dwarf, size, ptr_bytes, len, elem, ..Row::default() };
+        Some(self.add(row, &short))
+    }
+
+    /// Adds types that only DWARF knows. `descriptor`: the type whose descriptor lies that far from `runtime.types`.
+    pub fn learn(&mut self, bare: &BTreeMap<String, BareType>, descriptor: impl Fn(&TypeTable, u64) -> Option<TypeId>) {
+        // Names first, so that members may refer to any of them, in circles as well.
+        let mut added = Vec::new();
+        for (full, ty) in bare {
+            let Some(kind) = Kind::from_abi(ty.kind) else { continue };
+            let (short, package) = (super::shorten(full), super::in_package(full));
+            if self.by_name(&short).is_some_and(|id| package.is_empty() || self.package(id) == package) {
+                continue;
+            }
+            let package = self.names.intern(package);
+            let named = kind == Kind::Struct && !full.starts_with("struct ");
+            let row = Row { kind, origin: Origin::Dwarf, named, size: ty.size, package, ..Row::default() };
+            added.push((self.add(row, &short), ty));
+        }
+        for &(id, ty) in &added {
+            let mut fields: Vec<FieldInfo> = Vec::new();
+            for m in &ty.members {
+                let by_descriptor = m.runtime_type.and_then(|off| descriptor(self, off));
+                if let Some(of) = by_descriptor.or_else(|| self.by_dwarf_name(&m.type_name)) {
+                    let name = self.names.intern(&m.name);
+                    fields.push(FieldInfo { name, offset: m.offset, ty: of, embedded: false });
+                }
+            }
+            fields.sort_by_key(|f| f.offset);
+            self.rows[id.index()].fields = self.push_fields(fields);
+        }
+        // Sizes up to the last pointer, from the inside out; structs hold each other by value only so deep.
+        const ROUNDS: usize = 8;
+        for _ in 0..ROUNDS {
+            for &(id, _) in &added {
+                let last = match self.kind(id) {
+                    Kind::Func => 8,
+                    Kind::Interface => 16,
+                    _ => {
+                        let end =
+                            |f: &FieldInfo| Some(f.offset + self.ptr_bytes(f.ty)).filter(|_| self.ptr_bytes(f.ty) > 0);
+                        self.fields(id).iter().filter_map(end).max().unwrap_or(0)
+                    }
+                };
+                self.rows[id.index()].ptr_bytes = last;
+            }
+        }
     }
 
     /// Further addresses of types that are known.
