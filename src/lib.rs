@@ -11,6 +11,7 @@
 //! | `runtime`  | the Go runtime as a model: layouts, types, heap, goroutines, stacks, values |
 //! | `graph`    | objects and edges in flat arrays, roots with their evidence |
 //! | `analysis` | one file per question, plain results, no text |
+//! | `snapshot` | a file of structure only, and everything above filled from one |
 //! | `report`   | the envelope of every answer: schema version, tool, target, diagnostics, result |
 //! | `output`   | text and JSON from the report; computes nothing |
 //! | `cli`      | arguments, the session that opens stages lazily, one file per command |
@@ -26,4 +27,5 @@ pub mod os;
 pub mod output;
 pub mod report;
 pub mod runtime;
+pub mod snapshot;
 pub mod target;

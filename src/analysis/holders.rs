@@ -224,6 +224,11 @@ fn place<'r>(rt: &'r Runtime, built: &Built, at: Addr) -> (Place<'r>, Addr) {
     }
 }
 
+/// Where the variable around `at` begins.
+pub fn variable_start(rt: &Runtime, built: &Built, at: Addr) -> Addr {
+    place(rt, built, at).1
+}
+
 /// `global main.cache`, with the offset where `at` lies inside; `global near main.Put` where the code of a function is
 /// all that is known of it.
 pub fn global_name(rt: &Runtime, built: &Built, at: Addr) -> String {

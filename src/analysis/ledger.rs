@@ -11,7 +11,7 @@
 use std::{fs::File, os::unix::fs::FileExt};
 
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     base::{Addr, Bitmap, bytes},
@@ -34,7 +34,7 @@ const MAX_ARENAS: u64 = 1 << 16;
 const AT_PAGESZ: u64 = 6;
 
 /// One owner of memory.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Owner {
     /// Objects that are reached from roots.
@@ -70,7 +70,7 @@ pub enum Owner {
     OtherAnonymous,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LedgerRow {
     pub owner: Owner,
     pub bytes: u64,
@@ -78,7 +78,7 @@ pub struct LedgerRow {
 
 /// The runtime's own counters (memstats.heapStats, gcController, memstats.*_sys), in bytes of address space. Absent members
 /// were not found.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Counters {
     pub heap_in_use_bytes: Option<u64>,
     /// Idle, and not returned to the kernel.
@@ -96,7 +96,7 @@ pub struct Counters {
     pub other_bytes: Option<u64>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LedgerSource {
     /// smaps and pagemap.
@@ -105,7 +105,7 @@ pub enum LedgerSource {
     Assumed,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ledger {
     pub source: LedgerSource,
     /// Rss of smaps_rollup; absent for cores.

@@ -1,5 +1,6 @@
 //! analysis: one file per question, plain results, no text. Reads `graph` and `runtime`. Used by `report`.
 
+pub mod diff;
 pub mod dominators;
 pub mod fields;
 pub mod goroutines;
@@ -14,4 +15,5 @@ pub mod paths;
 pub mod places;
 pub mod retained;
 pub mod selection;
+pub mod trend;
 pub mod waste;

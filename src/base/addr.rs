@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// An address in the target's own address space (after relocation, as the target itself would use it).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -50,6 +50,14 @@ impl Serialize for Addr {
     }
 }
 
+impl<'de> Deserialize<'de> for Addr {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Addr, D::Error> {
+        let text = String::deserialize(d)?;
+        let digits = text.strip_prefix("0x").unwrap_or(&text);
+        u64::from_str_radix(digits, 16).map(Addr).map_err(serde::de::Error::custom)
+    }
+}
+
 /// Goroutine id (`g.goid`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize)]
 pub struct Goid(pub u64);
@@ -62,7 +70,8 @@ impl fmt::Display for Goid {
 
 /// Dense id of a heap slot: the spans in address order, the slots of each span in order.
 /// Free slots have ids as well; `Heap::is_allocated` tells them apart.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct ObjectId(pub u32);
 
 impl ObjectId {

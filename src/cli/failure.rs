@@ -6,6 +6,7 @@ use crate::{
     image::ImageError,
     os::procfs,
     runtime::{OpenError, view::ReadError},
+    snapshot::SnapshotError,
     target::TargetError,
 };
 
@@ -89,6 +90,17 @@ impl From<OpenError> for Failure {
             }
             OpenError::Image(ImageError::NoDwarf { .. }) => Some("--layout auto, or --debug-file PATH"),
             OpenError::Global { .. } => Some("--assume-go with another release, or --debug-file PATH"),
+            _ => None,
+        };
+        Failure::new(e.to_string(), remedy)
+    }
+}
+
+impl From<SnapshotError> for Failure {
+    fn from(e: SnapshotError) -> Failure {
+        let remedy = match &e {
+            SnapshotError::StructureOnly { .. } => Some("the same command on the process or on a core"),
+            SnapshotError::CutShort { .. } | SnapshotError::Altered { .. } => Some("a fresh copy, or a new snapshot"),
             _ => None,
         };
         Failure::new(e.to_string(), remedy)

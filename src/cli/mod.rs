@@ -60,7 +60,7 @@ impl GlobalArgs {
 
 #[derive(Args, Debug, Default)]
 struct TargetArgs {
-    /// Process id or core file.
+    /// Process id, core file, or a file that `snapshot` wrote.
     target: String,
     /// The executable, where it cannot be found by itself.
     #[arg(long)]
@@ -144,6 +144,8 @@ enum Command {
     Show(commands::show::ShowArgs),
     Retained(commands::retained::RetainedArgs),
     Dump(commands::dump::DumpArgs),
+    Snapshot(commands::snapshot::SnapshotArgs),
+    Diff(commands::diff::DiffArgs),
     Demo(commands::demo::DemoArgs),
     #[command(hide = true)]
     Debug(commands::debug::DebugArgs),
@@ -175,6 +177,8 @@ impl Command {
             Command::Show(a) => commands::show::run(a),
             Command::Retained(a) => commands::retained::run(a),
             Command::Dump(a) => commands::dump::run(a),
+            Command::Snapshot(a) => commands::snapshot::run(a),
+            Command::Diff(a) => commands::diff::run(a),
             Command::Demo(a) => commands::demo::run(a),
             Command::Debug(a) => commands::debug::run(a),
         }

@@ -7,6 +7,8 @@ use crate::{
     analysis::{
         dominators::Dominators,
         holders::{self, Holders},
+        leaks::Evidence,
+        ledger::{self, Kernel, Ledger},
     },
     base::units,
     graph::{
@@ -17,6 +19,7 @@ use crate::{
     os::procfs,
     report::{Envelope, SCHEMA_VERSION, TargetInfo, Tool},
     runtime::{Runtime, heap::Heap},
+    snapshot::{self, Snapshot, SnapshotError},
     target::{HoldMode, Missed, Target, TargetError, TargetKind, fork, is_core},
 };
 
@@ -25,6 +28,8 @@ const STILL: [&str; 6] = ["attach", "goroutines", "heap", "stacks", "graph", "ty
 
 pub struct Session {
     pub rt: Runtime,
+    /// Where a snapshot is the target: the rest of it.
+    saved: Option<Snapshot>,
     timing: BTreeMap<&'static str, f64>,
     started: Instant,
 }
@@ -40,6 +45,7 @@ pub struct Scene {
 enum Place {
     Process(u32),
     Core(PathBuf),
+    Snapshot(PathBuf),
 }
 
 fn target_of(word: &str) -> Result<Place, Failure> {
@@ -49,7 +55,11 @@ fn target_of(word: &str) -> Result<Place, Failure> {
     let path = PathBuf::from(word);
     match is_core(&path) {
         Ok(true) => Ok(Place::Core(path)),
-        Ok(false) => Err(Failure::new(format!("{word} is not a core file"), Some("a process id or a core file"))),
+        Ok(false) if snapshot::is_snapshot(&path).unwrap_or(false) => Ok(Place::Snapshot(path)),
+        Ok(false) => Err(Failure::new(
+            format!("{word} is neither a core file nor a snapshot"),
+            Some("a process id, a core file or a snapshot"),
+        )),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Failure::new(
             format!("{word:?} is neither a process id nor a file"),
             Some("pgrep -a NAME to find the process id"),
@@ -99,6 +109,7 @@ impl Session {
     fn open_for(args: &TargetArgs, typed: bool) -> Result<Session, Failure> {
         let started = Instant::now();
         let mut timing = BTreeMap::new();
+        let mut saved = None;
         let rt = match target_of(&args.target)? {
             Place::Process(pid) => open_process(pid, args, typed, &mut timing)?,
             Place::Core(path) => {
@@ -111,11 +122,21 @@ impl Session {
                 timing.insert("binary", started.elapsed().as_secs_f64() * 1e3);
                 rt
             }
+            Place::Snapshot(path) => {
+                let file = Snapshot::open(&path)?;
+                let rt = file.runtime()?;
+                for (kind, count, example) in &file.meta.diagnostics {
+                    rt.diag.note_many("of the look itself", *count, format_args!("{kind}: {example}"));
+                }
+                timing.insert("open", started.elapsed().as_secs_f64() * 1e3);
+                saved = Some(file);
+                rt
+            }
         };
         for (kind, example) in &rt.target.trouble {
             rt.diag.note(kind, example);
         }
-        Ok(Session { rt, timing, started })
+        Ok(Session { rt, saved, timing, started })
     }
 
     pub fn is_live(&self) -> bool {
@@ -134,7 +155,32 @@ impl Session {
         out
     }
 
+    /// The snapshot that is the target.
+    pub fn saved(&self) -> Option<&Snapshot> {
+        self.saved.as_ref()
+    }
+
+    /// Refuses snapshots for a question that only memory answers.
+    pub fn needs_memory(&self, what: &'static str) -> Result<(), Failure> {
+        if self.saved.is_some() { Err(SnapshotError::StructureOnly { what }.into()) } else { Ok(()) }
+    }
+
+    /// Everything, and what the verdict needs beside it.
+    pub fn scene_with_evidence(&mut self) -> Result<(Scene, Evidence, Option<Ledger>), Failure> {
+        if let Some(file) = &self.saved {
+            let (evidence, ledger) = (file.evidence()?, file.meta.ledger.clone());
+            return Ok((self.scene()?, evidence, ledger));
+        }
+        let kernel = self.stage("residency", Kernel::look);
+        let (scene, (evidence, ledger)) = self.scene_and(|rt, c| {
+            let ledger = ledger::ledger(rt, &c.heap, &c.built, kernel.as_ref());
+            Ok((Evidence::gather(rt, &c.heap, &c.built, &c.typed), ledger))
+        })?;
+        Ok((scene, evidence, Some(ledger)))
+    }
+
     pub fn heap(&mut self) -> Result<Heap, Failure> {
+        self.needs_memory("this question")?;
         let heap = self.stage("heap", Heap::read);
         self.in_time()?;
         Ok(heap?)
@@ -197,6 +243,14 @@ impl Session {
         &mut self,
         look: impl FnOnce(&Runtime, &Scene) -> Result<T, Failure>,
     ) -> Result<(Scene, T), Failure> {
+        if let Some(file) = &self.saved {
+            let begin = Instant::now();
+            let (heap, built, typed) = file.scene()?;
+            self.timing.insert("load", begin.elapsed().as_secs_f64() * 1e3);
+            let scene = Scene { heap, built, typed };
+            let seen = look(&self.rt, &scene)?;
+            return Ok((scene, seen));
+        }
         let heap = self.heap()?;
         let built = self.graph(&heap)?;
         let typed = self.stage("types", |rt| Typed::new(rt, &heap, &built));

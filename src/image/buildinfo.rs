@@ -1,7 +1,7 @@
 //! image::buildinfo: what the Go linker says about the build: release, main module, dependencies, settings.
 //! Format: cmd/link `.go.buildinfo`, inline strings since Go 1.18, pointers to string headers before.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::elf::Elf;
 use crate::base::bytes;
@@ -10,7 +10,7 @@ const MARK: &[u8; 14] = b"\xff Go buildinf:";
 /// The module info of the largest known programs is far below this.
 const MAX_TEXT: u64 = 16 << 20;
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dependency {
     pub path: String,
     pub version: String,
@@ -18,7 +18,7 @@ pub struct Dependency {
     pub replaced_by: Option<(String, String)>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BuildInfo {
     /// As written, such as `go1.26.6-X:nogreenteagc`.
     pub go_version: String,

@@ -103,6 +103,25 @@ pub struct Elf {
 }
 
 impl Elf {
+    /// Where there is no file: no segments, no sections.
+    pub fn absent(path: &Path, arch: Arch) -> Elf {
+        Elf {
+            path: path.to_owned(),
+            file: Arc::new(MappedFile::empty()),
+            arch,
+            dynamic: false,
+            entry: 0,
+            bias: 0,
+            segments: Vec::new(),
+            sections: Vec::new(),
+            phdr_vaddr: None,
+            relro: None,
+            notes: Vec::new(),
+            build_id: None,
+            go_build_id: None,
+        }
+    }
+
     /// Opens and checks the file; the bias stays 0 until `locate`.
     pub fn open(path: &Path) -> Result<Elf, ImageError> {
         let file = MappedFile::open(path).map_err(|source| ImageError::Open { path: path.to_owned(), source })?;

@@ -25,7 +25,7 @@ pub mod symbols;
 pub use buildinfo::BuildInfo;
 pub use elf::Bytes;
 pub use functions::Functions;
-pub use open::{NEWEST_KNOWN, OLDEST_KNOWN};
+pub use open::{NEWEST_KNOWN, OLDEST_KNOWN, SavedImage, SavedVariable};
 pub use pclntab::{Frame, Func, FuncId, Pclntab};
 
 /// What the user may say about the binary.
@@ -67,7 +67,7 @@ pub enum ImageError {
 }
 
 /// Where a fact about the binary comes from; printed by `doctor` and in the JSON envelope.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FoundBy {
     /// Told by the user (`--assume-go`, `--exe`, `--layout`).

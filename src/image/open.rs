@@ -1,13 +1,13 @@
 //! Opening an image: file, pclntab, moduledata, release, symbols, in this order, each step verified by the next.
 
-use std::sync::OnceLock;
+use std::{path::PathBuf, sync::OnceLock};
 
 use super::{
-    BuildInfo, FoundBy, Functions, Image, ImageError, ImageOptions,
-    dwarf::Dwarf,
+    BuildInfo, FoundBy, Functions, Image, ImageError, ImageOptions, Module,
+    dwarf::{Dwarf, Variable},
     elf::{Bytes, Elf},
     moduledata,
-    pclntab::{self, Pclntab, Place},
+    pclntab::{self, Pclntab, Place, SavedFunc},
     release,
     symbols::{Symbols, open_debug_file},
 };
@@ -31,7 +31,72 @@ struct Found {
     bytes: Bytes,
 }
 
+/// What a snapshot keeps of the binary.
+pub struct SavedImage {
+    pub path: PathBuf,
+    pub arch: crate::target::Arch,
+    pub bias: u64,
+    pub build_id: Option<Vec<u8>>,
+    pub go_build_id: Option<String>,
+    pub build_info: Option<BuildInfo>,
+    pub go_version: GoVersion,
+    pub go_version_source: FoundBy,
+    pub has_symtab: bool,
+    /// Bounds only.
+    pub modules: Vec<Module>,
+    pub functions: Vec<SavedFunc>,
+    /// Variables that hold roots.
+    pub variables: Vec<SavedVariable>,
+}
+
+/// A global variable that holds roots.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SavedVariable {
+    pub addr: Addr,
+    /// Up to the last root in it.
+    pub size: u64,
+    pub name: String,
+    /// Empty where it is not known.
+    pub type_name: String,
+}
+
 impl Image {
+    /// The binary as a snapshot remembers it: no file, no code.
+    pub fn of_saved(s: SavedImage) -> Image {
+        let names: Vec<_> = s.variables.iter().map(|v| (v.addr, v.size, v.name.clone())).collect();
+        let mut typed: Vec<Variable> = s
+            .variables
+            .into_iter()
+            .filter(|v| !v.type_name.is_empty())
+            .map(|v| Variable {
+                name: v.name,
+                addr: v.addr.0.wrapping_sub(s.bias),
+                type_name: v.type_name,
+                runtime_type: None,
+            })
+            .collect();
+        typed.sort_by_key(|v| v.addr);
+        Image {
+            elf: Elf::absent(&s.path, s.arch),
+            path: s.path,
+            bias: s.bias,
+            build_id: s.build_id,
+            go_build_id: s.go_build_id,
+            build_info: s.build_info,
+            pclntab: Functions::of_saved(s.functions, s.go_version.minor),
+            go_version: s.go_version,
+            go_version_source: s.go_version_source,
+            has_symtab: s.has_symtab,
+            modules: s.modules,
+            modules_found_by: FoundBy::Told,
+            dwarf: (!typed.is_empty()).then(|| Dwarf { variables: typed, ..Dwarf::default() }),
+            symbols: Some(Symbols::of_variables(&names)),
+            debug_path: None,
+            code_index: OnceLock::new(),
+            code_types: OnceLock::new(),
+        }
+    }
+
     /// Opens the target's executable and finds Go's static data in it and in memory. Everything is verified against
     /// the target's memory; what is only missing (DWARF, symbols, build info) is left out without an error.
     ///

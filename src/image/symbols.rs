@@ -83,6 +83,19 @@ impl Symbols {
         })
     }
 
+    /// A table of given variables: (address, size, name).
+    pub fn of_variables(list: &[(Addr, u64, String)]) -> Symbols {
+        let mut strings = Vec::new();
+        let mut entries = Vec::with_capacity(list.len());
+        for (addr, size, name) in list {
+            entries.push(Entry { addr: addr.0, size: *size, name: strings.len() as u32, data: true });
+            strings.extend(name.bytes().filter(|&b| b != 0).take(MAX_NAME - 1));
+            strings.push(0);
+        }
+        entries.sort_unstable_by_key(|s| (s.addr, std::cmp::Reverse(s.size)));
+        Symbols { strings: strings.into(), bias: 0, entries, by_name: OnceLock::new() }
+    }
+
     fn name(&self, entry: &Entry) -> &str {
         bytes::cstr_at(&self.strings, entry.name as usize, MAX_NAME)
             .and_then(|n| std::str::from_utf8(n).ok())

@@ -15,6 +15,11 @@ use memmap2::Mmap;
 pub struct MappedFile(Option<Mmap>);
 
 impl MappedFile {
+    /// A file of no bytes.
+    pub fn empty() -> MappedFile {
+        MappedFile(None)
+    }
+
     pub fn open(path: &Path) -> io::Result<MappedFile> {
         Self::map(&File::open(path)?)
     }

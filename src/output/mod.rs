@@ -1,5 +1,6 @@
 //! output: text forms of results. Computes nothing but column widths.
 
+pub mod diff;
 pub mod goroutines;
 pub mod ledger;
 pub mod locks;

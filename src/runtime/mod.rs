@@ -110,6 +110,21 @@ impl Runtime {
         Ok(Runtime { target, globals, ..self })
     }
 
+    /// A runtime of which only a snapshot is left: names and places, no memory.
+    pub fn of_snapshot(target: Target, image: Image, globals: Globals) -> Result<Runtime, OpenError> {
+        let known = layout::releases(target.arch);
+        let minor = image.go_version.minor;
+        let nearest = known.iter().copied().find(|&m| m >= minor).or(known.last().copied()).unwrap_or(NEWEST_KNOWN);
+        let layout = Layout::from_table(nearest, target.arch)?;
+        Ok(Runtime {
+            target: Arc::new(target),
+            image: Arc::new(image),
+            layout: Arc::new(layout),
+            globals: Arc::new(globals),
+            diag: Arc::new(Diagnostics::default()),
+        })
+    }
+
     /// Value of a 4-byte global, if it was located.
     pub fn global_u32(&self, g: Global) -> Option<u32> {
         self.target.read_u32(self.globals.get(g)?).ok()

@@ -105,7 +105,7 @@ pub trait Memory: Send + Sync {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Arch {
     Amd64,
@@ -229,7 +229,35 @@ pub struct Target {
     mode: &'static str,
 }
 
+/// Memory of which nothing was kept.
+struct Forgotten;
+
+impl Memory for Forgotten {
+    fn read(&self, addr: Addr, _: &mut [u8]) -> Result<(), Fault> {
+        Err(Fault::Unreadable(addr, "a snapshot holds no memory".into()))
+    }
+}
+
 impl Target {
+    /// A process of which only a snapshot is left.
+    pub fn of_snapshot(pid: Option<u32>, arch: Arch, exe: Option<PathBuf>) -> Target {
+        Target {
+            kind: TargetKind::Snapshot,
+            pid,
+            arch,
+            exe,
+            exe_file: None,
+            mappings: Vec::new(),
+            threads: Vec::new(),
+            auxv: Vec::new(),
+            memory: Arc::new(Forgotten),
+            trouble: Vec::new(),
+            freezer: None,
+            watch: Arc::default(),
+            mode: "snapshot",
+        }
+    }
+
     /// Was everything that was asked for read while the target stood still?
     pub fn missed(&self) -> Option<Missed> {
         let bytes = self.watch.missed.load(Ordering::SeqCst);

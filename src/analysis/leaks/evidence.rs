@@ -3,6 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     base::{Addr, ObjectId, bytes},
     graph::{build::Built, typing::Typed},
@@ -23,7 +25,7 @@ const MAX_HEADERS: usize = 65_536;
 const QUEUES: [&str; 2] = ["[]*runtime.timer", "[]runtime.timerWhen"];
 
 /// How much of a pointer-free buffer its slices and strings can see.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Use {
     /// Lowest and highest byte (exclusive) that any header's length covers, from the start of the slot.
     pub from: u64,
@@ -35,14 +37,14 @@ pub struct Use {
 }
 
 /// How many of a container's places are in use.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Fill {
     pub used: u64,
     /// Channels: capacity; maps: 0.
     pub capacity: u64,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Evidence {
     pub buffers: HashMap<ObjectId, Use>,
     /// By header object of a map or channel.

@@ -25,7 +25,7 @@ use crate::{
 pub use evidence::{Evidence, Fill, Use};
 pub use foreign::suspect as outside_go;
 pub use growth::{Look, compare};
-pub use patterns::Pattern;
+pub use patterns::{Pattern, type_of_variable};
 
 /// How far the evidence carries.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]

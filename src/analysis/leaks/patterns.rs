@@ -14,6 +14,7 @@ use crate::{
         codetypes::{Said, receiver},
     },
     runtime::{
+        Runtime,
         layout::Global,
         types::{Kind, TypeId},
     },
@@ -324,19 +325,23 @@ fn fires_again(case: &Case, pile: &Pile) -> bool {
     again * 2 > n
 }
 
-/// Name of the type of a global variable: from DWARF, else from the methods that the code calls on it.
 fn variable_type(case: &Case, holder: u32) -> Option<String> {
     let h = case.holders.list.get(holder as usize).filter(|h| h.kind == HolderKind::Global)?;
-    let Some(dwarf) = &case.rt.image.dwarf else {
-        let statements = case.rt.image.code_types();
-        let from = statements.partition_point(|s| s.at < h.addr);
-        return statements[from..].iter().take_while(|s| s.at == h.addr).find_map(|s| match s.said {
-            Said::IsReceiver(entry) => receiver(case.rt.image.pclntab.find(entry)?.name()),
+    type_of_variable(case.rt, h.addr)
+}
+
+/// Name of the type of the global variable that begins at `at`: from DWARF, else from the methods that the code calls on it.
+pub fn type_of_variable(rt: &Runtime, at: Addr) -> Option<String> {
+    let Some(dwarf) = &rt.image.dwarf else {
+        let statements = rt.image.code_types();
+        let from = statements.partition_point(|s| s.at < at);
+        return statements[from..].iter().take_while(|s| s.at == at).find_map(|s| match s.said {
+            Said::IsReceiver(entry) => receiver(rt.image.pclntab.find(entry)?.name()),
             _ => None,
         });
     };
     let vars = &dwarf.variables;
-    let elf = h.addr.0.wrapping_sub(case.rt.image.bias);
+    let elf = at.0.wrapping_sub(rt.image.bias);
     let i = vars.binary_search_by_key(&elf, |v| v.addr).ok()?;
     Some(vars[i].type_name.clone())
 }

@@ -53,6 +53,7 @@ const HOW: [(FoundBy, &str); 5] = [
 pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
     let (check, args) = (args.check_liveness, &args.target);
     let mut s = Session::open(args)?;
+    s.needs_memory("what can be found in a target")?;
     let liveness = if check {
         let heap = s.heap()?;
         let built = s.graph(&heap)?;

@@ -28,6 +28,7 @@ pub struct DumpArgs {
 
 pub fn run(args: &DumpArgs) -> Result<(), Failure> {
     let mut s = Session::open(&args.target)?;
+    s.needs_memory("a core file")?;
     let opts = DumpOptions { compress: args.compress, force: args.force, with_files: args.with_files };
     let figures = s.stage("dump", |rt| rt.target.dump(&args.output, opts));
     let e = s.envelope("dump", figures.map_err(|e| Failure::new(e.to_string(), None))?);

@@ -64,7 +64,7 @@ enum Format {
 }
 
 /// CLOCK_MONOTONIC of this machine, which is the target's nanotime when the target runs here.
-fn nanotime() -> Option<u64> {
+pub(super) fn nanotime() -> Option<u64> {
     let t = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).ok()?;
     u64::try_from(t.tv_sec()).ok()?.checked_mul(1_000_000_000)?.checked_add(u64::try_from(t.tv_nsec()).ok()?)
 }
@@ -74,7 +74,11 @@ pub fn run(args: &GoroutinesArgs) -> Result<(), Failure> {
     let args = &args.target;
     let mut s = Session::open(args)?;
     let live = s.is_live();
-    let now = if live { nanotime() } else { None };
+    // When a core was written, nobody says in these terms.
+    let now = match s.saved() {
+        Some(file) => file.meta.now_ns,
+        None => nanotime().filter(|_| live),
+    };
     let mut proven = None;
     let built = if all.leaks {
         let heap = s.heap()?;
@@ -83,6 +87,9 @@ pub fn run(args: &GoroutinesArgs) -> Result<(), Failure> {
         let found = s.stage("leaks", |_| leaks::proven(&heap, &built, &waits));
         proven = Some(found.into_iter().collect::<BTreeSet<usize>>());
         built
+    } else if let Some(file) = s.saved() {
+        let (goroutines, stacks) = file.goroutines()?;
+        Built { goroutines, stacks, ..Built::default() }
     } else {
         let found = s.stage("goroutines", build::goroutines);
         let (goroutines, stacks) = match (found, s.rt.target.missed()) {

@@ -10,10 +10,7 @@ use serde::Serialize;
 
 use super::{Failure, Scene, Session, TargetArgs, print};
 use crate::{
-    analysis::{
-        leaks::{self, Case, Certainty, Evidence, Look, Pattern, Suspect, Thresholds},
-        ledger::{self, Kernel},
-    },
+    analysis::leaks::{self, Case, Certainty, Look, Pattern, Suspect, Thresholds},
     base::units,
 };
 
@@ -69,11 +66,7 @@ struct LeaksResult {
 /// One look at a target: the suspects, live objects, live bytes.
 pub(super) fn look(s: &mut Session, limits: Thresholds) -> Result<(Look, u64, u64), Failure> {
     let at = Instant::now();
-    let kernel = s.stage("residency", Kernel::look);
-    let (scene, (evidence, ledger)) = s.scene_and(|rt, c| {
-        let ledger = ledger::ledger(rt, &c.heap, &c.built, kernel.as_ref());
-        Ok((Evidence::gather(rt, &c.heap, &c.built, &c.typed), ledger))
-    })?;
+    let (scene, evidence, ledger) = s.scene_with_evidence()?;
     let (holders, dom) = s.dominators(&scene)?;
     let Scene { heap, built, typed } = &scene;
     let live_bytes = dom.retained(dom.root());
@@ -82,7 +75,7 @@ pub(super) fn look(s: &mut Session, limits: Thresholds) -> Result<(Look, u64, u6
         let case = Case { rt, heap, built, typed, evidence: &evidence, holders: &holders, dom: &dom, live_bytes };
         leaks::suspects(&case, limits)
     });
-    suspects.extend(leaks::outside_go(&ledger, limits));
+    suspects.extend(ledger.iter().flat_map(|l| leaks::outside_go(l, limits)));
     Ok((Look { at, suspects }, live_objects, live_bytes))
 }
 
@@ -94,7 +87,10 @@ pub fn run(args: &LeaksArgs) -> Result<(), Failure> {
     looks.push(first);
     if let Some(over) = args.over {
         if session.rt.target.pid.is_none() || !session.is_live() {
-            return Err(Failure::new("a core does not grow: --for needs a live process", None));
+            return Err(Failure::new(
+                "only a live process grows: --for needs one; diff compares snapshots and cores",
+                None,
+            ));
         }
         for _ in 0..2 {
             std::thread::sleep(over / 2);

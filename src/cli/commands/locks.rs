@@ -29,6 +29,7 @@ pub struct LocksArgs {
 pub fn run(args: &LocksArgs) -> Result<(), Failure> {
     let (dot, limit, args) = (args.dot, args.limit, &args.target);
     let mut s = Session::open(args)?;
+    s.needs_memory("who holds which lock")?;
     let heap = s.heap()?;
     let built = s.graph(&heap)?;
     let waits = s.stage("waits", |rt| waits::read(rt, &built.goroutines, &built.stacks));

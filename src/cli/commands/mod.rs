@@ -12,6 +12,7 @@ use crate::{base::units, output, report::Envelope};
 
 pub mod debug;
 pub mod demo;
+pub mod diff;
 pub mod doctor;
 pub mod dump;
 pub mod goroutines;
@@ -21,6 +22,7 @@ pub mod objects;
 pub mod overview;
 pub mod retained;
 pub mod show;
+pub mod snapshot;
 pub mod top;
 pub mod waste;
 pub mod why;

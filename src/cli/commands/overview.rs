@@ -28,7 +28,8 @@ struct OverviewResult {
     heap: HeapFigures,
     gc: GcFigures,
     goroutines: BTreeMap<&'static str, u64>,
-    ledger: Ledger,
+    /// Absent only in snapshots of another kind.
+    ledger: Option<Ledger>,
 }
 
 #[derive(Serialize)]
@@ -43,15 +44,24 @@ struct HeapFigures {
     span_bytes: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Default)]
 struct GcFigures {
-    phase: &'static str,
+    phase: String,
     /// Collections begun since the start (`work.cycles`).
     cycles: Option<u32>,
     sweepgen: u32,
 }
 
-fn gc_cycles(rt: &Runtime) -> Option<u32> {
+pub(super) fn gc_phase(rt: &Runtime) -> &'static str {
+    match rt.global_u32(Global::Gcphase) {
+        Some(0) => "off",
+        Some(1) => "mark",
+        Some(2) => "mark termination",
+        _ => "unknown",
+    }
+}
+
+pub(super) fn gc_cycles(rt: &Runtime) -> Option<u32> {
     let at = rt.globals.get(Global::Work)?.offset(rt.layout.field(Field::WorkCycles)?.offset.into());
     rt.target.read_u32(at).ok()
 }
@@ -59,13 +69,22 @@ fn gc_cycles(rt: &Runtime) -> Option<u32> {
 pub fn run(args: &OverviewArgs) -> Result<(), Failure> {
     let args = &args.target;
     let mut s = Session::open(args)?;
-    let kernel = s.stage("residency", Kernel::look);
-    let heap = s.heap()?;
-    let built = s.graph(&heap)?;
-    let ledger = s.stage("ledger", |rt| ledger::ledger(rt, &heap, &built, kernel.as_ref()));
-    let (cycles, phase) = (gc_cycles(&s.rt), s.rt.global_u32(Global::Gcphase));
-    // Counting needs no memory of the process any more.
-    s.let_go()?;
+    let mut gc = GcFigures::default();
+    let (heap, built, ledger);
+    if let Some(meta) = s.saved().map(|f| f.meta.clone()) {
+        let scene = s.scene()?;
+        (heap, built, ledger) = (scene.heap, scene.built, meta.ledger);
+        (gc.phase, gc.cycles) = (meta.gc_phase, meta.gc_cycles);
+    } else {
+        let kernel = s.stage("residency", Kernel::look);
+        heap = s.heap()?;
+        built = s.graph(&heap)?;
+        ledger = Some(s.stage("ledger", |rt| ledger::ledger(rt, &heap, &built, kernel.as_ref())));
+        (gc.phase, gc.cycles) = (gc_phase(&s.rt).to_owned(), gc_cycles(&s.rt));
+        // Counting needs no memory of the process any more.
+        s.let_go()?;
+    }
+    gc.sweepgen = heap.sweepgen;
     let mut states: BTreeMap<&'static str, u64> = BTreeMap::new();
     for g in &built.goroutines {
         *states.entry(g.status.text()).or_default() += 1;
@@ -91,16 +110,7 @@ pub fn run(args: &OverviewArgs) -> Result<(), Failure> {
             spans: heap.spans.len() as u64,
             span_bytes: heap.spans.iter().map(|s| s.bytes).sum(),
         },
-        gc: GcFigures {
-            cycles,
-            phase: match phase {
-                Some(0) => "off",
-                Some(1) => "mark",
-                Some(2) => "mark termination",
-                _ => "unknown",
-            },
-            sweepgen: heap.sweepgen,
-        },
+        gc,
         goroutines: states,
         ledger,
     };
@@ -127,6 +137,6 @@ pub fn run(args: &OverviewArgs) -> Result<(), Failure> {
         )?;
         let states: Vec<String> = r.goroutines.iter().map(|(k, n)| format!("{} {k}", units::count(*n))).collect();
         writeln!(out, "Goroutines: {}.", states.join(", "))?;
-        output::ledger::text(out, &r.ledger)
+        r.ledger.as_ref().map_or(Ok(()), |l| output::ledger::text(out, l))
     })
 }

@@ -36,6 +36,7 @@ struct ShowResult {
 
 pub fn run(args: &ShowArgs) -> Result<(), Failure> {
     let mut s = Session::open_typed(&args.target)?;
+    s.needs_memory("what the members of an object hold")?;
     let (Scene { heap, built, typed }, fields) = s.scene_and(|rt, scene| {
         let id = object_at(&scene.heap, &args.addr)?;
         let limit = if args.limit == 0 { usize::MAX } else { args.limit };

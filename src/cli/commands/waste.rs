@@ -17,6 +17,7 @@ pub struct WasteArgs {
 
 pub fn run(args: &WasteArgs) -> Result<(), Failure> {
     let mut s = Session::open_typed(&args.target)?;
+    s.needs_memory("how much of strings, slices and maps is used")?;
     let (_, result) = s.scene_and(|rt, x| Ok(waste::waste(rt, &x.heap, &x.built, &x.typed, args.limit)))?;
     let e = s.envelope("waste", result);
     print(&args.target, &e, |out, r| output::waste::text(out, r, args.limit))

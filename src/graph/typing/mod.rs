@@ -97,6 +97,28 @@ impl Typing {
         self.keys.get(id.index()).copied().unwrap_or_default()
     }
 
+    /// What is known of an object, for a snapshot: (level, place, type), (0, 0, unknown) where nothing is.
+    pub(crate) fn mark_of(&self, id: ObjectId) -> (u8, u64, TypeId) {
+        let key = self.key(id);
+        key.level().map_or((0, 0, TypeId::UNKNOWN), |l| (l as u8, key.at(), self.rank_type(key)))
+    }
+
+    /// The other way round: the distinct marks, and the number of each object's mark.
+    pub(crate) fn of_marks(marks: &[(u8, u64, TypeId)], of: &[u32]) -> Option<Typing> {
+        let mut keys = Vec::with_capacity(marks.len());
+        for (rank, &(level, at, _)) in marks.iter().enumerate() {
+            keys.push(match level {
+                0 => engine::Key::default(),
+                l => engine::Key::new(Level::from_bits(l.into())?, 0, rank as u32, at),
+            });
+        }
+        Some(Typing {
+            keys: of.iter().map(|&m| keys.get(m as usize).copied().unwrap_or_default()).collect(),
+            type_of_rank: marks.iter().map(|m| m.2).collect(),
+            unread_closures: Vec::new(),
+        })
+    }
+
     /// `TypeId::UNKNOWN` for free slots and where nothing is known.
     pub fn type_of(&self, id: ObjectId) -> TypeId {
         let key = self.key(id);

@@ -50,6 +50,11 @@ impl Typed {
         Typed { types, typing, malloc_headers }
     }
 
+    /// From a snapshot.
+    pub(crate) fn of_saved(types: TypeTable, typing: Typing, malloc_headers: bool) -> Typed {
+        Typed { types, typing, malloc_headers }
+    }
+
     /// Name of the object's type, `None` where it is not known.
     pub fn name(&self, id: ObjectId) -> Option<&str> {
         let ty = self.typing.type_of(id);

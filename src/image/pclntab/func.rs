@@ -1,6 +1,10 @@
 //! One function of pclntab, borrowed from the table's bytes.
 
-use super::{FuncId, Pclntab, funcdata, pcdata, text};
+use super::{
+    FuncId, Pclntab, SavedFrame, SavedFunc, funcdata, pcdata,
+    saved::{self},
+    text,
+};
 use crate::base::{Addr, bytes};
 
 /// Deeper inlining than the compiler ever does: a damaged inline tree.
@@ -33,6 +37,8 @@ pub struct Func<'a> {
     /// From the start of the func record to the end of the table.
     pub(super) record: &'a [u8],
     pub(super) index: u32,
+    /// From a snapshot: there is no table, only what was kept.
+    pub(super) saved: Option<&'a SavedFunc>,
 }
 
 /// One logical frame of a physical one.
@@ -74,15 +80,24 @@ impl<'a> Func<'a> {
     }
 
     pub fn entry(&self) -> Addr {
+        if let Some(f) = self.saved {
+            return f.entry;
+        }
         self.tab.text_addr(self.entry_off())
     }
 
     /// Exclusive; padding behind the function included.
     pub fn end(&self) -> Addr {
+        if let Some(f) = self.saved {
+            return f.end;
+        }
         self.entry().offset(u64::from(self.size()))
     }
 
     pub fn raw_name(&self) -> &'a [u8] {
+        if let Some(f) = self.saved {
+            return f.name.as_bytes();
+        }
         self.tab.str_at(self.tab.names, u64::from(self.word(4)))
     }
 
@@ -102,15 +117,24 @@ impl<'a> Func<'a> {
     }
 
     pub fn func_id(&self) -> FuncId {
+        if let Some(f) = self.saved {
+            return f.func_id;
+        }
         FuncId::of(self.tab.place.minor, self.byte(4))
     }
 
     pub fn flags(&self) -> FuncFlags {
+        if let Some(f) = self.saved {
+            return saved::flags(f);
+        }
         FuncFlags(self.byte(3))
     }
 
     /// Line of the `func` keyword; 0 before Go 1.20.
     pub fn start_line(&self) -> u32 {
+        if let Some(f) = self.saved {
+            return f.start_line;
+        }
         if self.tab.record_len >= 44 { self.word(36) } else { 0 }
     }
 
@@ -160,6 +184,9 @@ impl<'a> Func<'a> {
 
     /// File and line of the code at `pc`: of the innermost inlined function there.
     pub fn file_line(&self, pc: Addr) -> Option<(&'a str, u32)> {
+        if let Some(f) = self.saved {
+            return f.lines.get(&pc)?.first().map(|x| (x.file.as_str(), x.line));
+        }
         let line = u32::try_from(self.value(self.word(24), pc)?).ok()?;
         let file = self.value(self.word(20), pc).and_then(|number| self.tab.file(self.word(32), number));
         Some((file.unwrap_or(""), line))
@@ -168,7 +195,8 @@ impl<'a> Func<'a> {
     /// The logical frames at `pc`, innermost first; the last one is the function itself. For a return address ask
     /// with `pc - 1`, so that the call's own line and inlining are meant.
     pub fn inline_frames(&self, pc: Addr) -> InlineFrames<'a> {
-        InlineFrames { func: *self, pc: Some(pc), position: None, steps: 0 }
+        let kept = self.saved.map(|f| f.lines.get(&pc).map_or(&[][..], Vec::as_slice).iter());
+        InlineFrames { func: *self, pc: Some(pc), position: None, steps: 0, kept }
     }
 
     /// One entry of the inline tree: (funcID, name offset, parent pc, start line, position in the parent).
@@ -215,12 +243,17 @@ pub struct InlineFrames<'a> {
     /// File and line of the coming frame where the inner one told them (Go 1.19).
     position: Option<(&'a str, u32)>,
     steps: u32,
+    /// Frames from a snapshot, instead of all of the above.
+    kept: Option<std::slice::Iter<'a, SavedFrame>>,
 }
 
 impl<'a> Iterator for InlineFrames<'a> {
     type Item = Frame<'a>;
 
     fn next(&mut self) -> Option<Frame<'a>> {
+        if let Some(kept) = &mut self.kept {
+            return kept.next().map(SavedFrame::frame);
+        }
         let f = self.func;
         let pc = self.pc.take()?;
         self.steps += 1;

@@ -116,6 +116,11 @@ const FROM_125: &[FuncId] = &[
 ];
 
 impl FuncId {
+    /// Its number in Go 1.25 and later, for files: `of(25, number)` gives it back. Unknown ones become `Normal`.
+    pub fn number(self) -> u8 {
+        FROM_125.iter().position(|&f| f == self).unwrap_or(0) as u8
+    }
+
     pub fn of(minor: u32, number: u8) -> FuncId {
         let table = match minor {
             ..=21 => TO_121,

@@ -16,9 +16,11 @@ use crate::base::{Addr, bytes};
 mod func;
 mod funcid;
 mod pcvalue;
+mod saved;
 
 pub use func::{Frame, Func, FuncFlags, InlineFrames};
 pub use funcid::FuncId;
+pub use saved::{SavedFrame, SavedFunc, SavedFunctions};
 
 /// Size of `runtime.pcHeader`.
 pub const HEADER_LEN: usize = 72;
@@ -188,6 +190,23 @@ impl Pclntab {
         })
     }
 
+    /// A table of no functions.
+    fn nothing(header: Header, place: Place) -> Pclntab {
+        Pclntab {
+            bytes: Bytes::default(),
+            place,
+            header,
+            names: 0,
+            cutab: 0,
+            files: 0,
+            pctab: 0,
+            funcs: 0,
+            record_len: 44,
+            id: 0,
+            by_name: OnceLock::new(),
+        }
+    }
+
     pub fn header(&self) -> &Header {
         &self.header
     }
@@ -235,7 +254,7 @@ impl Pclntab {
         let at = self.funcs + 8 * index;
         let record = self.funcs.checked_add(bytes::u32_at(&self.bytes, at + 4)? as usize)?;
         let record = self.bytes.get(record..)?;
-        (record.len() >= self.record_len).then_some(Func { tab: self, record, index: index as u32 })
+        (record.len() >= self.record_len).then_some(Func { tab: self, record, index: index as u32, saved: None })
     }
 
     /// All functions in address order.

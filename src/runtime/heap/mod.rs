@@ -130,6 +130,30 @@ impl Heap {
         }
     }
 
+    /// A heap as a snapshot kept it; `spans` in order of addresses, with ids that count up, as the caller has checked.
+    pub(crate) fn restore(
+        spans: Vec<Span>,
+        allocated: Bitmap,
+        dead: Bitmap,
+        sweepgen: u32,
+    ) -> Result<Heap, super::view::ReadError> {
+        let slots = spans.last().map_or(0, |s| s.first.0 + s.nelems);
+        let mut heap = Heap {
+            finders: spans.iter().map(Finder::new).collect(),
+            spans,
+            manual: Vec::new(),
+            allocated,
+            dead,
+            slots,
+            sweepgen,
+            green_tea: false,
+            first_page: 0,
+            pages: Vec::new(),
+        };
+        heap.index(Addr::NULL)?;
+        Ok(heap)
+    }
+
     pub fn is_allocated(&self, id: ObjectId) -> bool {
         self.allocated.get(id.index())
     }

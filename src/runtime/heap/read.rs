@@ -176,7 +176,7 @@ impl Heap {
         }
     }
 
-    fn index(&mut self, mheap: Addr) -> Result<(), ReadError> {
+    pub(super) fn index(&mut self, mheap: Addr) -> Result<(), ReadError> {
         let (Some(a), Some(b)) = (self.spans.first(), self.spans.last()) else { return Ok(()) };
         self.first_page = a.start.0 / PAGE;
         let chunks = ((b.start.0 + b.bytes) / PAGE - self.first_page).div_ceil(ARENA_PAGES);

@@ -50,6 +50,15 @@ impl Status {
         }
     }
 
+    /// The status of this word.
+    pub fn of_text(text: &str) -> Status {
+        use Status::*;
+        [Idle, Runnable, Running, Syscall, Waiting, Dead, Copystack, Preempted, Leaked]
+            .into_iter()
+            .find(|s| s.text() == text)
+            .unwrap_or(Other)
+    }
+
     /// The word the runtime prints.
     pub fn text(self) -> &'static str {
         match self {

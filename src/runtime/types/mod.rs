@@ -11,6 +11,7 @@
 //! | `made`       | types that have no descriptor but exist in the heap: map headers and tables, channel headers, closures |
 //! | `names`      | names as Go users write them, packages |
 //! | `plan`       | what the pointer at a given offset of a type points to |
+//! | `saved`      | the table as a snapshot keeps it |
 //! | `paths`      | names of places inside a type: `.Inner.A[1].Street` |
 
 mod descriptor;
@@ -19,6 +20,7 @@ mod made;
 mod names;
 mod paths;
 mod plan;
+mod saved;
 mod table;
 #[cfg(test)]
 mod testing;
@@ -30,6 +32,7 @@ pub use discover::{Sources, word_ranges};
 pub use names::{function_package, in_package, shorten};
 pub use paths::path_at;
 pub use plan::{Plan, PtrTo};
+pub(crate) use saved::SavedType;
 pub use table::{FieldInfo, Kind, Origin, TypeTable};
 #[cfg(test)]
 pub use testing::TestTypes;

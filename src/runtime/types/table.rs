@@ -87,6 +87,24 @@ impl Kind {
         KINDS.get(usize::from(kind).checked_sub(1)?).copied()
     }
 
+    /// The kind with this number.
+    pub(super) fn of_number(n: u64) -> Option<Kind> {
+        const MADE: [Kind; 7] = [
+            Kind::Backing,
+            Kind::MapHeader,
+            Kind::MapPart,
+            Kind::ChanHeader,
+            Kind::Closure,
+            Kind::StringData,
+            Kind::TinyBlock,
+        ];
+        match n {
+            0 => Some(Kind::Unknown),
+            1..=26 => Kind::from_abi(n as u8),
+            _ => MADE.into_iter().find(|&k| k as u64 == n),
+        }
+    }
+
     /// Values of this kind are one word that is a pointer.
     pub fn is_pointer_word(self) -> bool {
         matches!(self, Kind::Chan | Kind::Func | Kind::Map | Kind::Pointer | Kind::UnsafePointer)
