@@ -78,6 +78,7 @@ fn trends_tell_growth_from_noise() {
         assert_eq!(d["result"]["by_goroutines"][0]["name"], "main.consume [chan receive]");
     }
     if let Some(mut f) = Fixture::start("1.26", "dwarf", "leaks", &["healthy-lru-evicting"]) {
+        let dir = tempfile::tempdir().expect("a directory");
         let Some(files) = looks(&mut f, dir.path(), 3, "grow 1") else { return };
         let d = diff(&files);
         let live = &d["result"]["live"][0];
