@@ -31,7 +31,7 @@ impl Functions {
 
     /// Number of functions.
     pub fn len(&self) -> usize {
-        self.tables.iter().map(Pclntab::len).sum::<usize>() + self.saved.as_ref().map_or(0, SavedFunctions::len)
+        self.tables.iter().map(Pclntab::len).sum::<usize>() + self.saved.as_ref().map_or(0, SavedFunctions::count)
     }
 
     pub fn is_empty(&self) -> bool {

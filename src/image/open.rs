@@ -89,7 +89,7 @@ impl Image {
             has_symtab: s.has_symtab,
             modules: s.modules,
             modules_found_by: FoundBy::Told,
-            dwarf: (!typed.is_empty()).then(|| Dwarf { variables: typed, ..Dwarf::default() }),
+            dwarf: (!typed.is_empty()).then(|| Dwarf::of_variables(typed)),
             symbols: Some(Symbols::of_variables(&names)),
             debug_path: None,
             code_index: OnceLock::new(),

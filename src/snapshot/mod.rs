@@ -30,6 +30,9 @@ pub use format::{SnapshotError, VERSION, is_snapshot};
 pub use read::{Snapshot, bounds};
 pub use write::{Contents, Figures, write};
 
+/// What is known of an object's type: level of evidence, place of the part that it tells of, type.
+type Mark = (u8, u64, crate::runtime::types::TypeId);
+
 /// Which process it was, as far as two looks can be told to be of the same one: its id and where the kernel put it
 /// (AT_RANDOM and AT_SYSINFO_EHDR of the auxiliary vector, both placed at random when it started).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::{
-    Meta, SnapshotError,
+    Mark, Meta, SnapshotError,
     codec::Get,
     edges,
     format::{Reader, Section},
@@ -228,7 +228,7 @@ impl Snapshot {
         Ok(spans)
     }
 
-    fn types(&self) -> Result<(TypeTable, Vec<(u8, u64, TypeId)>), SnapshotError> {
+    fn types(&self) -> Result<(TypeTable, Vec<Mark>), SnapshotError> {
         self.reader.one(Section::Types, |_, raw| {
             let mut d = Get::new(raw);
             let n = d.count(1 << 28)?;

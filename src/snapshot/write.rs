@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{
-    Meta, SnapshotError,
+    Mark, Meta, SnapshotError,
     codec::Put,
     edges,
     format::{Packed, Section, Writer, pack},
@@ -29,7 +29,6 @@ use crate::{
     runtime::{
         Runtime,
         heap::{Heap, PAGE},
-        types::TypeId,
     },
 };
 
@@ -334,15 +333,15 @@ fn goroutine(out: &mut Vec<u8>, c: &Contents, i: usize) {
 }
 
 /// Distinct marks of objects, the most frequent first, and the number of each.
-type Marks = (Vec<(u8, u64, TypeId)>, HashMap<(u8, u64, TypeId), u32>);
+type Marks = (Vec<Mark>, HashMap<Mark, u32>);
 
 fn marks(c: &Contents) -> Marks {
     let typing = &c.typed.typing;
     let ids: Vec<usize> = (0..c.heap.slots as usize).step_by(SLOTS).collect();
-    let counts: Vec<HashMap<(u8, u64, TypeId), u64>> = ids
+    let counts: Vec<HashMap<Mark, u64>> = ids
         .par_iter()
         .map(|&from| {
-            let mut counts: HashMap<(u8, u64, TypeId), u64> = HashMap::new();
+            let mut counts: HashMap<Mark, u64> = HashMap::new();
             // Neighbours are alike: look up once a run.
             let (mut last, mut run) = (None, 0u64);
             for i in from..(from + SLOTS).min(c.heap.slots as usize) {
@@ -365,19 +364,19 @@ fn marks(c: &Contents) -> Marks {
             counts
         })
         .collect();
-    let mut all: HashMap<(u8, u64, TypeId), u64> = HashMap::new();
+    let mut all: HashMap<Mark, u64> = HashMap::new();
     for (mark, n) in counts.into_iter().flatten() {
         *all.entry(mark).or_default() += n;
     }
     let mut list: Vec<_> = all.into_iter().collect();
     list.sort_by_key(|&(mark, n)| (std::cmp::Reverse(n), mark));
-    let list: Vec<(u8, u64, TypeId)> = list.into_iter().map(|m| m.0).collect();
+    let list: Vec<Mark> = list.into_iter().map(|m| m.0).collect();
     let number = list.iter().enumerate().map(|(i, &m)| (m, i as u32)).collect();
     (list, number)
 }
 
 /// Three bits a slot (allocated, dead, reached; as words), then the mark of every object.
-fn objects(c: &Contents, from: usize, to: usize, number: &HashMap<(u8, u64, TypeId), u32>) -> Vec<u8> {
+fn objects(c: &Contents, from: usize, to: usize, number: &HashMap<Mark, u32>) -> Vec<u8> {
     let mut raw = Vec::with_capacity((to - from) * 2);
     for bits in [&c.heap.allocated, &c.heap.dead, &c.built.graph.reachable] {
         // Blocks begin at multiples of 64.

@@ -69,6 +69,11 @@ pub struct Dwarf {
 const MAX_NESTING: u32 = 4;
 
 impl Dwarf {
+    /// Variables only, by address.
+    pub fn of_variables(variables: Vec<Variable>) -> Dwarf {
+        Dwarf { variables, ..Dwarf::default() }
+    }
+
     /// Reads DWARF from `file`: the structs for which `want` says so, all constants and all global variables.
     /// `None` if the file has no DWARF. Cost: one pass over .debug_info, units in parallel.
     pub fn open(file: &Arc<MappedFile>, want: &(dyn Fn(&str) -> bool + Sync)) -> Result<Option<Dwarf>, DwarfError> {

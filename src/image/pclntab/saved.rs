@@ -79,7 +79,7 @@ impl SavedFunctions {
         SavedFunctions { nothing: Pclntab::nothing(header, Place { minor, ..Place::default() }), list }
     }
 
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.list.len()
     }
 

@@ -33,11 +33,8 @@ impl TypeTable {
             todo.extend(self.fields.get(self.field_range(id)).unwrap_or_default().iter().map(|f| f.ty));
         }
         let mut number = vec![0u32; self.rows.len()];
-        let mut next = 0u32;
-        for (n, _) in number.iter_mut().zip(&wanted).filter(|(_, w)| **w) {
-            *n = next;
-            next += 1;
-        }
+        let kept = number.iter_mut().zip(&wanted).filter(|(_, w)| **w);
+        kept.enumerate().for_each(|(next, (n, _))| *n = next as u32);
         let at = |id: TypeId| number.get(id.index()).copied().unwrap_or(0);
         let out = (0..self.rows.len())
             .filter(|&i| wanted[i])
