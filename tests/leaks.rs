@@ -49,6 +49,18 @@ fn faults(truth: &Value, suspects: &[Value], scenario: &str, stripped: bool) -> 
     out
 }
 
+/// Scenarios whose type must be named with DWARF of Go 1.23 and later, which tells what closures capture.
+const TYPED: [&str; 8] = [
+    "closure-capture",
+    "listener-list",
+    "method-listeners",
+    "defer-in-loop",
+    "global-map",
+    "struct-field-map",
+    "channel-backlog",
+    "lru-without-eviction",
+];
+
 /// (right, all, lines about the wrong ones)
 fn check(release: &str, variant: &str) -> (usize, usize, Vec<String>) {
     let stripped = variant == "stripped";
@@ -60,7 +72,14 @@ fn check(release: &str, variant: &str) -> (usize, usize, Vec<String>) {
         let planted = fixture.ready["truth"]["leaks"].as_array().expect("a list").clone();
         all += 1;
         let fault = match planted.first() {
-            Some(truth) => faults(truth, &suspects, &scenario, stripped),
+            Some(truth) => {
+                let mut out = faults(truth, &suspects, &scenario, stripped);
+                let typed = !stripped && release >= "1.23" && TYPED.contains(&scenario.as_str());
+                if typed && suspects.first().is_some_and(|s| s["type"] != truth["type"]) {
+                    let _ = write!(out, "type {} for {}; ", suspects[0]["type"], truth["type"]);
+                }
+                out
+            }
             None if suspects.iter().any(|s| s["certainty"] == "sure") => format!("accused while healthy: {suspects:?}"),
             None => String::new(),
         };

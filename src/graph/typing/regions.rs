@@ -18,9 +18,6 @@ use crate::{
 pub fn regions(rt: &Runtime, types: &mut TypeTable, links: &[(Addr, Addr)]) -> Vec<Region> {
     let mut regions = Vec::new();
     let module = rt.image.modules.first().map(|m| m.types).unwrap_or_default();
-    if let Some(dwarf) = &rt.image.dwarf {
-        types.learn(&dwarf.bare, |types, off| types.by_addr(module.offset(off)));
-    }
     for v in rt.image.dwarf.iter().flat_map(|d| &d.variables) {
         let by_descriptor = v.runtime_type.and_then(|off| types.by_addr(module.offset(off)));
         let ty = by_descriptor.or_else(|| types.by_dwarf_name(&v.type_name));

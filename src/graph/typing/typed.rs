@@ -27,11 +27,22 @@ impl Typed {
         let sources = Sources::of(rt);
         let mut types = TypeTable::discover(sources);
         load_hinted(rt, sources, &mut types, &built.hints);
+        let module = rt.image.modules.first().map(|m| m.types).unwrap_or_default();
+        let descriptor = |types: &TypeTable, off: u64| types.by_addr(module.offset(off));
+        if let Some(dwarf) = &rt.image.dwarf {
+            types.learn(&dwarf.bare, descriptor);
+        }
         let function = |entry: Addr| rt.image.pclntab.find(entry).map(|f| f.name().to_owned());
         let entries: BTreeSet<Addr> = built.hints.closures.iter().map(|c| c.1).collect();
         for entry in entries {
             if let Some(name) = function(entry) {
-                types.closure(entry, &name, None);
+                let captured =
+                    rt.image.dwarf.as_ref().and_then(|d| d.captures.get(&entry.0.wrapping_sub(rt.image.bias)));
+                let captured = match captured {
+                    Some(members) => Some(types.captured(&name, members, descriptor)),
+                    None => types.bound_method(&name),
+                };
+                types.closure(entry, &name, captured);
             }
         }
         let regions = regions(rt, &mut types, &built.global_links);

@@ -61,6 +61,9 @@ pub struct Dwarf {
     pub variables: Vec<Variable>,
     /// Types behind variables that have no descriptor, by full name.
     pub bare: BTreeMap<String, BareType>,
+    /// What closures capture (Go 1.23 and later), by ELF address of their function: variables with their place in the
+    /// closure object.
+    pub captures: HashMap<u64, Vec<BareMember>>,
     /// Entries of the types of variables without descriptor.
     undescribed: Vec<gimli::DebugInfoOffset>,
 }
@@ -108,6 +111,7 @@ impl Dwarf {
             out.constants.extend(part.constants);
             out.variables.extend(part.variables);
             out.undescribed.extend(part.undescribed);
+            out.captures.extend(part.captures);
         }
         out.bare = types::bare_types(&dwarf, &headers, std::mem::take(&mut out.undescribed));
         out.variables.sort_by_key(|v| v.addr);
@@ -142,6 +146,14 @@ fn read_unit<'a>(
     while let Some(node) = children.next()? {
         let entry = node.entry();
         let tag = entry.tag();
+        if tag == gimli::DW_TAG_subprogram {
+            let entry_pc =
+                entry.attr_value(gimli::DW_AT_low_pc)?.and_then(|v| dwarf.attr_address(unit, v).ok().flatten());
+            if let Some(pc) = entry_pc {
+                captures(dwarf, unit, node, pc, &mut out)?;
+            }
+            continue;
+        }
         if !matches!(tag, gimli::DW_TAG_structure_type | gimli::DW_TAG_constant | gimli::DW_TAG_variable) {
             continue;
         }
@@ -167,16 +179,7 @@ fn read_unit<'a>(
                 if let Some(AttributeValue::Exprloc(e)) = entry.attr_value(gimli::DW_AT_location)?
                     && let Some(addr) = static_address(dwarf, unit, e)
                 {
-                    let ((type_name, runtime_type), at) = match entry.attr_value(gimli::DW_AT_type)? {
-                        Some(AttributeValue::UnitRef(at)) => {
-                            (describe(dwarf, unit, at), at.to_debug_info_offset(&unit.header))
-                        }
-                        Some(AttributeValue::DebugInfoRef(at)) => {
-                            (describe_elsewhere(dwarf, at).unwrap_or_default(), Some(at))
-                        }
-                        _ => Default::default(),
-                    };
-                    out.undescribed.extend(at.filter(|_| runtime_type.is_none()));
+                    let (type_name, runtime_type) = type_of(dwarf, unit, entry, &mut out.undescribed)?;
                     out.variables.push(Variable { name, addr, type_name, runtime_type });
                 }
             }
@@ -184,6 +187,49 @@ fn read_unit<'a>(
         }
     }
     Ok(out)
+}
+
+/// Variables of a function that lie in its closure object.
+fn captures<'a>(
+    dwarf: &gimli::Dwarf<Slice<'a>>,
+    unit: &gimli::Unit<Slice<'a>>,
+    function: gimli::EntriesTreeNode<Slice<'a>>,
+    pc: u64,
+    out: &mut Dwarf,
+) -> Result<(), DwarfError> {
+    const DW_AT_GO_CLOSURE_OFFSET: gimli::DwAt = gimli::DwAt(0x2907);
+    /// Variables that one closure captures; the compiler sets no limit, people do.
+    const MAX_CAPTURED: usize = 1 << 10;
+    let mut found: Vec<BareMember> = Vec::new();
+    let mut children = function.children();
+    while let Some(node) = children.next()? {
+        let entry = node.entry();
+        let offset = entry.attr(DW_AT_GO_CLOSURE_OFFSET)?.and_then(|a| a.udata_value());
+        let Some(offset) = offset.filter(|_| found.len() < MAX_CAPTURED) else { continue };
+        let name = entry.attr_value(gimli::DW_AT_name)?.map(|n| text(dwarf, unit, n)).unwrap_or_default();
+        let (type_name, runtime_type) = type_of(dwarf, unit, entry, &mut out.undescribed)?;
+        found.push(BareMember { name, offset, type_name, runtime_type });
+    }
+    if !found.is_empty() {
+        out.captures.insert(pc, found);
+    }
+    Ok(())
+}
+
+/// Name and descriptor of an entry's type; a type without descriptor is put on the list.
+fn type_of<'a>(
+    dwarf: &gimli::Dwarf<Slice<'a>>,
+    unit: &gimli::Unit<Slice<'a>>,
+    entry: &gimli::DebuggingInformationEntry<'_, '_, Slice<'a>>,
+    undescribed: &mut Vec<gimli::DebugInfoOffset>,
+) -> Result<(String, Option<u64>), DwarfError> {
+    let (said, at) = match entry.attr_value(gimli::DW_AT_type)? {
+        Some(AttributeValue::UnitRef(at)) => (describe(dwarf, unit, at), at.to_debug_info_offset(&unit.header)),
+        Some(AttributeValue::DebugInfoRef(at)) => (describe_elsewhere(dwarf, at).unwrap_or_default(), Some(at)),
+        _ => Default::default(),
+    };
+    undescribed.extend(at.filter(|_| said.1.is_none()));
+    Ok(said)
 }
 
 /// A location expression that is just an address.

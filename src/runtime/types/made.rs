@@ -10,7 +10,10 @@ use super::{
     descriptor::MapAbi,
     table::{FieldInfo, Row},
 };
-use crate::{base::Addr, image::dwarf::BareType};
+use crate::{
+    base::Addr,
+    image::dwarf::{BareMember, BareType},
+};
 
 const WORD: u64 = 8;
 
@@ -122,15 +125,7 @@ impl TypeTable {
             added.push((self.add(row, &short), ty));
         }
         for &(id, ty) in &added {
-            let mut fields: Vec<FieldInfo> = Vec::new();
-            for m in &ty.members {
-                let by_descriptor = m.runtime_type.and_then(|off| descriptor(self, off));
-                if let Some(of) = by_descriptor.or_else(|| self.by_dwarf_name(&m.type_name)) {
-                    let name = self.names.intern(&m.name);
-                    fields.push(FieldInfo { name, offset: m.offset, ty: of, embedded: false });
-                }
-            }
-            fields.sort_by_key(|f| f.offset);
+            let fields = self.members(&ty.members, &descriptor);
             self.rows[id.index()].fields = self.push_fields(fields);
         }
         // Sizes up to the last pointer, from the inside out; structs hold each other by value only so deep.
@@ -149,6 +144,56 @@ impl TypeTable {
                 self.rows[id.index()].ptr_bytes = last;
             }
         }
+    }
+
+    fn members(
+        &mut self,
+        list: &[BareMember],
+        descriptor: &impl Fn(&TypeTable, u64) -> Option<TypeId>,
+    ) -> Vec<FieldInfo> {
+        let mut fields: Vec<FieldInfo> = Vec::new();
+        for m in list {
+            let by_descriptor = m.runtime_type.and_then(|off| descriptor(self, off));
+            if let Some(ty) = by_descriptor.or_else(|| self.by_dwarf_name(&m.type_name)) {
+                let name = self.names.intern(&m.name);
+                fields.push(FieldInfo { name, offset: m.offset, ty, embedded: false });
+            }
+        }
+        fields.sort_by_key(|f| f.offset);
+        fields
+    }
+
+    /// The struct of a closure that captures `list`, for `closure`.
+    pub fn captured(
+        &mut self,
+        function: &str,
+        list: &[BareMember],
+        descriptor: impl Fn(&TypeTable, u64) -> Option<TypeId>,
+    ) -> TypeId {
+        let fields = self.members(list, &descriptor);
+        self.closure_struct(function, fields)
+    }
+
+    /// The struct behind a method value: `main.(*Conn).handle-fm` keeps a `*main.Conn` behind the code pointer. `None`
+    /// for other functions and for receivers that are not known.
+    pub fn bound_method(&mut self, function: &str) -> Option<TypeId> {
+        let (receiver, _) = function.strip_suffix("-fm")?.rsplit_once('.')?;
+        let name = match receiver.split_once("(*") {
+            Some((package, ty)) => format!("*{package}{}", ty.strip_suffix(')')?),
+            None => receiver.to_owned(),
+        };
+        let ty = self.by_dwarf_name(&name)?;
+        let field = FieldInfo { name: self.names.intern("R"), offset: WORD, ty, embedded: false };
+        Some(self.closure_struct(function, vec![field]))
+    }
+
+    fn closure_struct(&mut self, function: &str, fields: Vec<FieldInfo>) -> TypeId {
+        let size = fields.iter().map(|f| f.offset + self.size(f.ty)).max().unwrap_or(WORD);
+        let last = |f: &FieldInfo| Some(self.ptr_bytes(f.ty)).filter(|&p| p > 0).map(|p| f.offset + p);
+        let ptr_bytes = fields.iter().filter_map(last).max().unwrap_or(0);
+        let fields = self.push_fields(fields);
+        let row = Row { kind: Kind::Struct, origin: Origin::Dwarf, size, ptr_bytes, fields, ..Row::default() };
+        self.add(row, &format!("closure of {function}"))
     }
 
     /// Further addresses of types that are known.
