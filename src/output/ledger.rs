@@ -29,7 +29,8 @@ fn words(owner: Owner) -> (&'static str, &'static str) {
     }
 }
 
-pub fn text(out: &mut dyn Write, l: &Ledger) -> io::Result<()> {
+/// `live`: bytes of live objects, resident or not.
+pub fn text(out: &mut dyn Write, l: &Ledger, live: u64) -> io::Result<()> {
     match (l.source, l.resident_bytes) {
         (LedgerSource::Kernel, Some(rss)) => {
             writeln!(
@@ -56,6 +57,16 @@ pub fn text(out: &mut dyn Write, l: &Ledger) -> io::Result<()> {
         vec![units::bytes(r.bytes), units::percent(r.bytes, whole), format!("{name:<26} {meaning}")]
     });
     writeln!(out, "{}", table(&["bytes", "share", "what"], rows))?;
+    let resident = l.rows.iter().find(|r| r.owner == Owner::HeapLive).map_or(0, |r| r.bytes);
+    let untouched = live.saturating_sub(resident);
+    if l.source == LedgerSource::Kernel && untouched > live / 100 {
+        writeln!(
+            out,
+            "Of the {} alive in the Go heap, {} lie in pages that are not resident: never written, or swapped out.",
+            units::bytes(live),
+            units::bytes(untouched)
+        )?;
+    }
     if let (Some(kept), Some(returned)) = (l.counters.heap_idle_kept_bytes, l.counters.heap_returned_bytes) {
         writeln!(
             out,

@@ -137,6 +137,6 @@ pub fn run(args: &OverviewArgs) -> Result<(), Failure> {
         )?;
         let states: Vec<String> = r.goroutines.iter().map(|(k, n)| format!("{} {k}", units::count(*n))).collect();
         writeln!(out, "Goroutines: {}.", states.join(", "))?;
-        r.ledger.as_ref().map_or(Ok(()), |l| output::ledger::text(out, l))
+        r.ledger.as_ref().map_or(Ok(()), |l| output::ledger::text(out, l, h.live_bytes))
     })
 }
