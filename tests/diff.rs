@@ -88,6 +88,30 @@ fn trends_tell_growth_from_noise() {
     }
 }
 
+/// Memory that C leaks grows beside a Go heap that does not.
+#[test]
+fn growth_outside_the_go_heap_is_told() {
+    let Some(mut f) = Fixture::start("1.26", "cgo", "cgoleak", &["leak"]) else { return };
+    let dir = tempfile::tempdir().expect("a directory");
+    let before = f.ready["truth"]["leaks"][0]["bytes"].as_i64().expect("bytes");
+    assert_eq!(f.command("gc")["ready"], true);
+    let Some(mut files) = looks(&mut f, dir.path(), 1, "") else { return };
+    let grown = f.command("grow 2");
+    let planted = grown["truth"]["leaks"][0]["bytes"].as_i64().expect("bytes") - before;
+    let file = dir.path().join("later.snap").display().to_string();
+    answer(&["snapshot", &f.pid(), "-o", &file]).expect("allowed before");
+    files.push(file);
+    let d = diff(&files);
+    let rows = d["result"]["by_owner"].as_array().expect("rows");
+    let c: i64 = rows
+        .iter()
+        .filter(|r| r["name"] == "c_heap" || r["name"] == "other_anonymous")
+        .map(|r| r["growth_bytes"].as_i64().expect("n"))
+        .sum();
+    assert!(planted > 1 << 20 && c >= planted && c - planted < 1 << 20, "{c} of {planted}: {rows:#?}");
+    assert!(d["result"]["live"][0]["growth_bytes"].as_i64().expect("n").abs() < 65536);
+}
+
 /// Cores and snapshots mix; other programs and other builds are told.
 #[test]
 fn what_cannot_be_compared_is_said() {

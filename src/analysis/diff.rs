@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::{
     dominators::{Dominators, Node, Vertex},
     holders::{HolderKind, Holders},
+    ledger::{Ledger, LedgerSource},
     trend::{self, Trend},
 };
 use crate::{
@@ -57,6 +58,18 @@ pub struct Look {
     groups: BTreeMap<String, Count>,
     /// Live objects and bytes.
     classes: BTreeMap<String, Count>,
+    /// Resident bytes by owner.
+    memory: BTreeMap<String, Count>,
+}
+
+impl Look {
+    /// Adds what the ledger of the same look says; one that only assumes is left out.
+    pub fn with_ledger(mut self, ledger: Option<&Ledger>) -> Look {
+        for r in ledger.filter(|l| l.source == LedgerSource::Kernel).iter().flat_map(|l| &l.rows) {
+            self.memory.insert(r.owner.key(), Count { bytes: r.bytes, ..Count::default() });
+        }
+        self
+    }
 }
 
 /// What the first look had where, for telling old objects from new ones.
@@ -292,6 +305,8 @@ pub struct Growth {
     /// Bytes are those of stacks.
     pub by_goroutines: Vec<Row>,
     pub by_class: Vec<Row>,
+    /// Resident bytes by owner (see the ledger of `overview`); empty where a look has no ledger of the kernel's figures.
+    pub by_owner: Vec<Row>,
 }
 
 /// Compares looks in the order in which they were taken. `one_process`: addresses may be compared. `limit`: rows of each
@@ -335,6 +350,10 @@ pub fn compare(looks: &[Look], one_process: bool, limit: usize) -> Growth {
         by_type: rows(&|l| &l.types, true),
         by_goroutines: rows(&|l| &l.groups, false),
         by_class: rows(&|l| &l.classes, false),
+        by_owner: match looks.iter().all(|l| !l.memory.is_empty()) {
+            true => rows(&|l| &l.memory, false),
+            false => Vec::new(),
+        },
     }
 }
 

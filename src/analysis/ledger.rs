@@ -70,6 +70,13 @@ pub enum Owner {
     OtherAnonymous,
 }
 
+impl Owner {
+    /// The word of the JSON.
+    pub fn key(self) -> String {
+        serde_json::to_value(self).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LedgerRow {
     pub owner: Owner,

@@ -89,7 +89,8 @@ pub fn text(
     rows(out, "By path from the holder", &g.by_path)?;
     rows(out, "By type", &g.by_type)?;
     rows(out, "Goroutines (bytes of their stacks)", &g.by_goroutines)?;
-    rows(out, "By span class", &g.by_class)
+    rows(out, "By span class", &g.by_class)?;
+    rows(out, "Resident memory by owner", &g.by_owner)
 }
 
 fn rows(out: &mut dyn Write, title: &str, rows: &[Row]) -> io::Result<()> {

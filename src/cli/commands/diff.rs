@@ -121,6 +121,7 @@ pub fn run(args: &DiffArgs) -> Result<(), Failure> {
             let taken = meta.taken_unix_ms;
             diff::look(rt, &scene.heap, &scene.built, &scene.typed, (&holders, &dom), taken, earlier)
         });
+        let look = look.with_ledger(meta.ledger.as_ref());
         let info = LookInfo {
             target: word.clone(),
             kind: s.rt.target.kind,
