@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::dominators::HolderTree;
 use crate::{
-    base::{Addr, Goid, ObjectId},
+    base::{Addr, Bitmap, Goid},
     graph::{Root, RootKind, build::Built},
     image::FuncId,
     runtime::{Runtime, heap::Heap, layout::Global, stack::Stack},
@@ -44,20 +44,22 @@ pub struct Holders {
     functions: Vec<String>,
 }
 
-/// Hands the record of each goroutine over to it. The runtime lists them all in allgs, so that what only a record leads
-/// to (defers, places in queues) would be held by that list as well, and never by its goroutine alone. Typing must be over:
-/// the edges of the list now lead back to the list. What is reachable stays the same.
-pub fn hand_over_records(rt: &Runtime, heap: &Heap, built: &mut Built) {
-    let Some(allgs) = rt.globals.get(Global::Allgs) else { return };
-    let lists: Vec<ObjectId> = built.graph.roots.iter().filter(|r| r.at == allgs).map(|r| r.target).collect();
-    let records: HashMap<ObjectId, (Goid, Addr)> =
-        built.goroutines.iter().filter_map(|g| Some((heap.find(g.addr)?.0, (g.goid, g.addr)))).collect();
-    for list in lists {
-        for e in built.graph.edges(list) {
-            if let Some(&(goid, at)) = records.get(&built.graph.target[e]) {
-                let target = std::mem::replace(&mut built.graph.target[e], list);
-                built.graph.roots.push(Root { kind: RootKind::Goroutine, target, at, offset: 0, goid, frame: 0 });
-            }
+/// Hands the record of each goroutine over to it. The runtime's own lists lead to all of them (allgs, and from a channel to
+/// all that wait at it), so that what only a record leads to (defers, places in queues) would be held by those as well, and
+/// never by its goroutine alone. Typing must be over: edges to records now lead back to where they begin. What is reachable
+/// stays the same. Cost: one pass over the edges.
+pub fn hand_over_records(heap: &Heap, built: &mut Built) {
+    let (graph, goroutines) = (&mut built.graph, &built.goroutines);
+    let mut records = Bitmap::new(graph.slots());
+    for g in goroutines {
+        let Some((id, _)) = heap.find(g.addr).filter(|f| graph.reachable.get(f.0.index())) else { continue };
+        records.set(id.index());
+        let (at, goid) = (g.addr, g.goid);
+        graph.roots.push(Root { kind: RootKind::Goroutine, target: id, at, offset: 0, goid, frame: 0 });
+    }
+    for e in 0..graph.target.len() {
+        if records.get(graph.target[e].index()) {
+            graph.target[e] = graph.source_of(e);
         }
     }
 }

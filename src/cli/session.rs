@@ -258,7 +258,7 @@ impl Session {
         let seen = look(&self.rt, &scene);
         self.let_go()?;
         let seen = seen?;
-        self.stage("records", |rt| holders::hand_over_records(rt, &scene.heap, &mut scene.built));
+        self.stage("records", |_| holders::hand_over_records(&scene.heap, &mut scene.built));
         Ok((scene, seen))
     }
 
