@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// Headers of strings and slices that are looked at: about 230 MiB of notes, twice that while they are joined. More are
+/// Headers of strings and slices that are looked at: 112 MiB of notes, about twice that while they are joined. More are
 /// counted as left out.
 const MAX_HEADERS: usize = 4 << 20;
 /// Longest string that is compared; longer ones are told by their length and this much of them.
@@ -123,12 +123,15 @@ pub struct Waste {
 struct Header {
     target: ObjectId,
     text: bool,
-    /// Type and offset of the holder, or the root's address with an unknown type.
-    site: (TypeId, u64),
-    from: u64,
-    to: u64,
-    cap_to: u64,
+    /// Type and offset of the holder, or the number of the root with an unknown type.
+    site: Site,
+    /// Bytes of the slot. Objects of 4 GiB and more are left out.
+    from: u32,
+    to: u32,
+    cap_to: u32,
 }
+
+type Site = (TypeId, u32);
 
 /// All headers to one object together.
 #[derive(Clone, Copy)]
@@ -136,10 +139,10 @@ struct Buffer {
     target: ObjectId,
     headers: u32,
     text: bool,
-    site: (TypeId, u64),
-    from: u64,
-    to: u64,
-    cap_to: u64,
+    site: Site,
+    from: u32,
+    to: u32,
+    cap_to: u32,
 }
 
 struct Scan<'a> {
@@ -216,7 +219,8 @@ impl Scan<'_> {
             c.truncate(room);
             out.append(&mut c);
         }
-        for root in self.built.graph.roots.iter().filter(|r| matches!(r.kind, RootKind::Data | RootKind::Bss)) {
+        let roots = self.built.graph.roots.iter().enumerate();
+        for (i, root) in roots.filter(|(_, r)| matches!(r.kind, RootKind::Data | RootKind::Bss)) {
             let ty = self.typed.typing.type_of(root.target);
             let kind = self.typed.types.kind(ty);
             if !matches!(kind, Kind::Backing | Kind::StringData) {
@@ -228,12 +232,12 @@ impl Scan<'_> {
             }
             let text = kind == Kind::StringData;
             let each = if text { 1 } else { self.typed.types.size(ty).max(1) };
-            out.extend(self.header(root.target, text, each, (TypeId::UNKNOWN, root.at.0), &words));
+            out.extend(self.header(root.target, text, each, (TypeId::UNKNOWN, i as u32), &words));
         }
         (out, left)
     }
 
-    fn header(&self, target: ObjectId, text: bool, each: u64, site: (TypeId, u64), raw: &[u8]) -> Option<Header> {
+    fn header(&self, target: ObjectId, text: bool, each: u64, site: Site, raw: &[u8]) -> Option<Header> {
         let word = |i: usize| bytes::u64_at(raw, 8 * i);
         let (start, size) = self.heap.extent(target);
         let from = word(0)?.checked_sub(start.0).filter(|&f| f < size)?;
@@ -243,7 +247,8 @@ impl Scan<'_> {
         if len > cap || cap.checked_mul(each).is_none_or(|n| n > size - from) {
             return None;
         }
-        Some(Header { target, text, site, from, to: from + len * each, cap_to: from + cap * each })
+        let (to, cap_to) = (u32::try_from(from + len * each).ok()?, u32::try_from(from + cap * each).ok()?);
+        Some(Header { target, text, site, from: from as u32, to, cap_to })
     }
 
     fn headers_of(&self, span: &Span, out: &mut Vec<Header>) {
@@ -283,7 +288,7 @@ impl Scan<'_> {
                 }
                 let at = u64::from(i) * span.elemsize + offset;
                 let each = if text { 1 } else { types.size(types.elem(leaf)).max(1) };
-                let site = (ty, if period > 0 { inside % period } else { inside });
+                let site = (ty, u32::try_from(if period > 0 { inside % period } else { inside }).unwrap_or(u32::MAX));
                 let raw = memory.get(at as usize..).unwrap_or_default();
                 out.extend(self.header(to, text, each, site, raw));
             }
@@ -291,13 +296,19 @@ impl Scan<'_> {
     }
 
     /// The holder's name; indices are left out.
-    fn site(&self, site: (TypeId, u64)) -> String {
+    fn site(&self, site: Site) -> String {
         let types = &self.typed.types;
         if !site.0.is_known() {
             let places = Places::new(self.rt, self.heap, self.built, self.typed, []);
-            return places.global(Addr(site.1)).unwrap_or_else(|| "a global variable".to_owned());
+            return self
+                .built
+                .graph
+                .roots
+                .get(site.1 as usize)
+                .and_then(|r| places.global(r.at))
+                .unwrap_or_else(|| "a global variable".to_owned());
         }
-        let path = path_at(types, site.0, site.1);
+        let path = path_at(types, site.0, site.1.into());
         let mut name = types.name(site.0).to_owned();
         let mut digits = false;
         for c in path.chars() {
@@ -316,12 +327,12 @@ impl Scan<'_> {
     /// Slack and pinned buffers, by holder.
     fn buffers(&self, buffers: &[Buffer], out: &mut Waste) {
         let slack = |b: &Buffer| {
-            let unused = b.cap_to - b.to;
-            (!b.text && unused >= MIN_SLACK && unused >= b.to - b.from).then_some(unused)
+            let unused = u64::from(b.cap_to - b.to);
+            (!b.text && unused >= MIN_SLACK && unused >= u64::from(b.to - b.from)).then_some(unused)
         };
         let pinned = |b: &Buffer| {
             let size = self.heap.extent(b.target).1;
-            let seen = b.cap_to - b.from;
+            let seen = u64::from(b.cap_to - b.from);
             (size >= MIN_PINNED && seen <= size / 8).then_some(size - seen)
         };
         let mut pointers: HashMap<ObjectId, u32> =
@@ -339,7 +350,7 @@ impl Scan<'_> {
             }
         }
         let mut groups: [HashMap<String, BufferRow>; 2] = Default::default();
-        let mut names: HashMap<(TypeId, u64), String> = HashMap::new();
+        let mut names: HashMap<Site, String> = HashMap::new();
         for b in buffers {
             let Some((which, wasted)) = pinned(b).map(|n| (1, n)).or_else(|| slack(b).map(|n| (0, n))) else {
                 continue;
@@ -359,7 +370,7 @@ impl Scan<'_> {
                 example,
             });
             row.objects += 1;
-            row.used_bytes += b.to - b.from;
+            row.used_bytes += u64::from(b.to - b.from);
             row.allocated_bytes += size;
             row.wasted_bytes += wasted;
             row.example = row.example.min(example);
@@ -382,7 +393,7 @@ impl Scan<'_> {
                 let span = self.heap.span_of(b.target);
                 let kind = self.typed.types.kind(self.typed.typing.type_of(b.target));
                 // Blocks of the tiny allocator hold several strings each; what pins a far larger object is told there.
-                b.text && span.noscan && b.from == 0 && b.to > span.elemsize / 2 && kind != Kind::TinyBlock
+                b.text && span.noscan && b.from == 0 && u64::from(b.to) > span.elemsize / 2 && kind != Kind::TinyBlock
             })
             .collect();
         let hashed: Vec<Option<u64>> =
@@ -392,9 +403,9 @@ impl Scan<'_> {
             bytes: u64,
             largest: u64,
             example: Addr,
-            sites: HashMap<(TypeId, u64), u64>,
+            sites: HashMap<Site, u64>,
         }
-        let mut groups: HashMap<(u64, u64), Group> = HashMap::new();
+        let mut groups: HashMap<(u64, u32), Group> = HashMap::new();
         for (b, hash) in strings.iter().zip(hashed) {
             let Some(hash) = hash else { continue };
             let (addr, size) = self.heap.extent(b.target);
@@ -411,7 +422,7 @@ impl Scan<'_> {
             g.example = g.example.min(addr);
             *g.sites.entry(b.site).or_default() += 1;
         }
-        let mut found: Vec<((u64, u64), Group)> = groups.into_iter().filter(|(_, g)| g.copies > 1).collect();
+        let mut found: Vec<((u64, u32), Group)> = groups.into_iter().filter(|(_, g)| g.copies > 1).collect();
         found.sort_by_key(|((_, len), g)| (std::cmp::Reverse(g.bytes - g.largest), *len, g.example));
         for (_, g) in &found {
             out.duplicate_strings.objects += g.copies - 1;
@@ -423,7 +434,7 @@ impl Scan<'_> {
             .map(|((_, length_bytes), g)| {
                 let most = g.sites.iter().max_by_key(|(site, n)| (**n, std::cmp::Reverse(**site)));
                 DuplicateRow {
-                    length_bytes,
+                    length_bytes: length_bytes.into(),
                     copies: g.copies,
                     wasted_bytes: g.bytes - g.largest,
                     holder: most.map(|(&site, _)| self.site(site)).unwrap_or_default(),
@@ -434,7 +445,7 @@ impl Scan<'_> {
     }
 
     fn hashes(&self, batch: &[&Buffer], keys: &RandomState) -> Vec<Option<u64>> {
-        let lens: Vec<usize> = batch.iter().map(|b| b.to.min(MAX_HASHED) as usize).collect();
+        let lens: Vec<usize> = batch.iter().map(|b| u64::from(b.to).min(MAX_HASHED) as usize).collect();
         let mut memory = vec![0u8; lens.iter().sum()];
         let mut ranges: Vec<(Addr, &mut [u8])> = Vec::with_capacity(batch.len());
         let mut rest = memory.as_mut_slice();
