@@ -11,7 +11,7 @@ use crate::{
     runtime::{
         Runtime,
         heap::{Heap, specials},
-        layout::Field,
+        layout::{Field, Global},
         types::Kind,
     },
 };
@@ -53,10 +53,21 @@ pub struct Evidence {
     pub tickers: HashSet<ObjectId>,
     /// Objects that the heap profile sampled: index of the stack that allocated them.
     pub samples: HashMap<ObjectId, u32>,
+    /// Bytes between samples on average (runtime.MemProfileRate).
+    pub sample_rate: u64,
     /// Return addresses, innermost first.
     pub stacks: Vec<Vec<Addr>>,
     /// Large buffers whose headers were not read because there were too many.
     pub buffers_left_out: u64,
+}
+
+impl Evidence {
+    /// Bytes that a sampled object of `size` stands for: sampling takes an object with the probability 1 - e^(-size/rate)
+    /// (runtime/pprof scaleHeapSample).
+    pub fn weight(&self, size: u64) -> f64 {
+        let size = size as f64;
+        if self.sample_rate <= 1 { size } else { size / -(-size / self.sample_rate as f64).exp_m1() }
+    }
 }
 
 struct Header {
@@ -122,6 +133,9 @@ impl Evidence {
     }
 
     fn read_samples(&mut self, rt: &Runtime, heap: &Heap) {
+        const DEFAULT_RATE: u64 = 512 << 10;
+        let rate = rt.globals.get(Global::MemProfileRate).and_then(|at| rt.target.read_u64(at).ok());
+        self.sample_rate = rate.filter(|&r| r > 0).unwrap_or(DEFAULT_RATE);
         let mut known: HashMap<Addr, Option<u32>> = HashMap::new();
         for (id, bucket) in specials::samples(rt, heap) {
             let stack = *known.entry(bucket).or_insert_with(|| {

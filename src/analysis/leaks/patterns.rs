@@ -493,7 +493,8 @@ fn site(case: &Case, stack: &[Addr]) -> Vec<StackFrame> {
             frames.push(StackFrame { function: l.function.to_owned(), file: l.file.to_owned(), line: l.line });
         }
     }
-    frames.into_iter().skip_while(|f| f.function.starts_with("runtime.")).take(MAX_FRAMES).collect()
+    let allocator = |f: &StackFrame| ["runtime.", "internal/runtime/"].iter().any(|p| f.function.starts_with(p));
+    frames.into_iter().skip_while(allocator).take(MAX_FRAMES).collect()
 }
 
 /// The way from the holder to the pile; long lists are shortened.

@@ -52,7 +52,8 @@ pub struct Sampled {
     /// In `Evidence::stacks`.
     pub stack: u32,
     pub objects: u64,
-    pub bytes: u64,
+    /// Bytes that these stand for.
+    pub weight: f64,
 }
 
 /// Buffers below a pile of which only a sliver is visible.
@@ -337,7 +338,7 @@ fn pile(case: &Case, holder: Option<u32>, chain: Vec<ObjectId>, nodes: &[Node]) 
             if let Some(&stack) = case.evidence.samples.get(&id) {
                 let s = samples.entry(stack).or_insert(Sampled { stack, ..Sampled::default() });
                 s.objects += 1;
-                s.bytes += case.heap.extent(id).1;
+                s.weight += case.evidence.weight(case.heap.extent(id).1);
             }
             let leaf = case.dom.children(node).next().is_none();
             // The nodes of a list are each below the other: every one counts, with its own bytes only.
@@ -355,7 +356,7 @@ fn pile(case: &Case, holder: Option<u32>, chain: Vec<ObjectId>, nodes: &[Node]) 
     p.contents = sums.into_values().collect();
     p.contents.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.ty.cmp(&b.ty)));
     p.samples = samples.into_values().collect();
-    p.samples.sort_unstable_by_key(|s| (std::cmp::Reverse(s.bytes), s.stack));
+    p.samples.sort_unstable_by(|a, b| b.weight.total_cmp(&a.weight).then(a.stack.cmp(&b.stack)));
     p.met = met.into_iter().collect();
     p.met.sort_unstable();
     p
