@@ -142,12 +142,12 @@ impl Symbols {
     pub fn at(&self, addr: Addr) -> Option<(Symbol<'_>, u64)> {
         let elf_addr = addr.0.wrapping_sub(self.bias);
         let end = self.entries.partition_point(|s| s.addr <= elf_addr);
-        // Symbols may nest (runtime.etext and the like have no size): look back a few.
-        self.entries[..end]
-            .iter()
-            .rev()
-            .take(8)
-            .find(|s| elf_addr - s.addr < s.size || (s.size == 0 && elf_addr == s.addr))
+        // Symbols may nest: look back a few. Marks of the linker (runtime.bss, runtime.etext) have no size and are a name
+        // only where nothing else is.
+        let near = || self.entries[..end].iter().rev().take(8);
+        near()
+            .find(|s| elf_addr - s.addr < s.size)
+            .or_else(|| near().find(|s| s.size == 0 && elf_addr == s.addr))
             .map(|s| (self.symbol(s), elf_addr - s.addr))
     }
 }

@@ -273,8 +273,10 @@ fn descend(case: &Case, holder: Option<u32>, top: Node, threshold: u64, out: &mu
                 case.dom.children(node).filter(|&c| case.dom.retained(c) >= threshold.max(bytes / 5)).collect();
             // The parts of one map are one pile, however large each is.
             let whole = heavy.len() > 1 && heavy.iter().all(|&n| case.object(n).is_some_and(|id| case.is_part(id)));
-            match if whole { &[][..] } else { heavy.as_slice() } {
-                [one] if case.dom.retained(*one) >= bytes / 10 * 6 && chain.len() < MAX_CHAIN => node = *one,
+            // A list as long as that is one pile from its start.
+            let ends = whole || chain.len() >= MAX_CHAIN;
+            match if ends { &[][..] } else { heavy.as_slice() } {
+                [one] if case.dom.retained(*one) >= bytes / 10 * 6 => node = *one,
                 [] => {
                     // The parts of a map (groups and their overflow) are told as the map that they belong to.
                     let header = chain.iter().rposition(|&id| case.kind(id) == Kind::MapHeader);
