@@ -176,8 +176,8 @@ pub fn select(rt: &Runtime, built: &Built, by: &Selection) -> Vec<usize> {
         .collect()
 }
 
-/// Seconds since a collection first saw it waiting.
-fn waited(g: &Goroutine, now: Option<u64>) -> Option<f64> {
+/// Seconds since a collection first saw it waiting: it has waited at least so long.
+pub fn waited(g: &Goroutine, now: Option<u64>) -> Option<f64> {
     let ns = now.filter(|_| g.waitsince != 0)?.checked_sub(g.waitsince)?;
     Some(ns as f64 / 1e9)
 }

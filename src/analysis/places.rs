@@ -64,6 +64,24 @@ impl<'a> Places<'a> {
     pub fn global(&self, addr: Addr) -> Option<String> {
         let rt = self.rt;
         rt.image.modules.iter().find(|m| m.is_global(addr))?;
+        // Symbols know sizes, DWARF does not.
+        if let Some(symbols) = &rt.image.symbols {
+            let named = |at: Addr| symbols.at(at).filter(|(s, _)| s.data);
+            if let Some((symbol, off)) = named(addr) {
+                return Some(if off == 0 {
+                    format!("global {}", symbol.name)
+                } else {
+                    format!("global {}+{off}", symbol.name)
+                });
+            }
+            // Static data without a name: the variable that points to it, as `var x = &T{...}` does.
+            const NEAR: u64 = 1 << 12;
+            let links = &self.built.global_links;
+            let link = links[..links.partition_point(|l| l.0 <= addr)].last().filter(|l| addr.0 - l.0.0 < NEAR);
+            if let Some((symbol, _)) = link.and_then(|l| named(l.1)) {
+                return Some(format!("static data that global {} points to", symbol.name));
+            }
+        }
         let at = addr.0.wrapping_sub(rt.image.bias);
         let vars = rt.image.dwarf.as_ref().map(|d| d.variables.as_slice()).unwrap_or_default();
         let named = vars.partition_point(|v| v.addr <= at).checked_sub(1).map(|i| match at - vars[i].addr {

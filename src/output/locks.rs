@@ -1,9 +1,12 @@
 //! Text and Graphviz forms of `locks`.
 
-use std::io::{self, Write};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    io::{self, Write},
+};
 
 use crate::{
-    analysis::locks::{Certainty, Edge, Locks},
+    analysis::locks::{Certainty, Edge, Locks, Primitive, leaks::LeakGroup, state::State},
     base::{Goid, units},
 };
 
@@ -16,7 +19,7 @@ fn ids(list: &[Goid], sep: &str) -> String {
     out.join(sep)
 }
 
-fn certainty(c: Certainty) -> &'static str {
+pub fn certainty(c: Certainty) -> &'static str {
     match c {
         Certainty::Sure => "sure",
         Certainty::Likely => "likely",
@@ -25,13 +28,69 @@ fn certainty(c: Certainty) -> &'static str {
     }
 }
 
+fn seconds(s: f64) -> String {
+    units::duration_ns((s * 1e9) as u64)
+}
+
+/// What the primitive says of itself.
+pub fn said(s: &State) -> String {
+    let yes = |b: bool, text: &'static str| b.then(|| text.to_owned());
+    let parts: Vec<Option<String>> = match *s {
+        State::Mutex { locked, starving, queued } => vec![
+            Some(if locked { "locked" } else { "not locked" }.to_owned()),
+            yes(starving, "starving"),
+            Some(format!("{queued} in its queue")),
+        ],
+        State::RwMutex { readers, writer, readers_awaited } => vec![
+            Some(if writer { "a writer has it or waits" } else { "no writer" }.to_owned()),
+            Some(format!("{readers} readers in it or waiting")),
+            (readers_awaited > 0).then(|| format!("the writer waits for {readers_awaited} of them")),
+        ],
+        State::WaitGroup { counter, waiters } => {
+            vec![Some(format!("{counter} calls of Done missing")), Some(format!("{waiters} waiting"))]
+        }
+        State::Channel { buffered, capacity, closed } => {
+            vec![Some(format!("{buffered} of {capacity} buffered")), yes(closed, "closed")]
+        }
+    };
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// Edges of one primitive.
+struct Row<'e> {
+    waiters: Vec<&'e Edge>,
+    holders: Vec<&'e Edge>,
+}
+
+/// Edges by primitive, most waiters first.
+fn by_primitive(edges: &[Edge]) -> Vec<Row<'_>> {
+    let mut index: HashMap<(crate::base::Addr, &str), usize> = HashMap::new();
+    let mut seen: HashSet<(usize, Goid)> = HashSet::new();
+    let mut out: Vec<Row<'_>> = Vec::new();
+    for e in edges {
+        // Readers and writers of one RWMutex wait for different goroutines.
+        let n = *index.entry((e.primitive.addr, e.primitive.kind.text())).or_insert_with(|| {
+            out.push(Row { waiters: Vec::new(), holders: Vec::new() });
+            out.len() - 1
+        });
+        if seen.insert((n, e.waiter)) {
+            out[n].waiters.push(e);
+        }
+        if out[n].holders.len() < 16 && !out[n].holders.iter().any(|h| h.holder == e.holder) {
+            out[n].holders.push(e);
+        }
+    }
+    out.sort_by_key(|r| std::cmp::Reverse(r.waiters.len()));
+    out
+}
+
 pub fn text(out: &mut dyn Write, r: &Locks, limit: usize) -> io::Result<()> {
     let limit = if limit == 0 { usize::MAX } else { limit };
-    let waiters: std::collections::BTreeSet<Goid> = r.edges.iter().map(|e| e.waiter).collect();
+    let waiters: BTreeSet<Goid> = r.edges.iter().map(|e| e.waiter).collect();
     let plural = |n: usize, one: &'static str, many: &'static str| {
         format!("{} {}", units::count(n as u64), if n == 1 { one } else { many })
     };
-    if r.edges.is_empty() && r.proven_leaks.is_empty() {
+    if r.edges.is_empty() && r.proven_leaks.is_empty() && r.suspected.is_empty() {
         return writeln!(out, "No goroutine waits for a lock, and none is proven to be stuck for ever.");
     }
     writeln!(
@@ -46,50 +105,119 @@ pub fn text(out: &mut dyn Write, r: &Locks, limit: usize) -> io::Result<()> {
             [one] => writeln!(out, "\nDeadlock: goroutine {one} waits for itself.")?,
             many => writeln!(out, "\nDeadlock: goroutines {} wait for each other in a circle.", ids(many, " -> "))?,
         }
+        for (n, &g) in c.iter().enumerate() {
+            let to = c[(n + 1) % c.len()];
+            if let Some(e) = r.edges.iter().find(|e| e.waiter == g && e.holder == Some(to)) {
+                step(out, g, to, &e.primitive, e.certainty, e.held_in.as_deref())?;
+            }
+        }
     }
     for c in r.chains.iter().take(limit) {
+        let last = c.goids.last().map_or(0, |g| g.0);
+        writeln!(
+            out,
+            "\nGoroutine {last} holds up {}. It does: {}",
+            plural(c.waiters as usize, "goroutine", "goroutines"),
+            c.root
+        )?;
+        for l in &c.links {
+            step(out, l.waiter, l.holder, &l.primitive, l.certainty, l.held_in.as_deref())?;
+        }
+    }
+    let rows = by_primitive(&r.edges);
+    if !rows.is_empty() {
+        writeln!(out, "\nWhat is waited for:")?;
+    }
+    for row in rows.iter().take(limit) {
+        let Some(first) = row.waiters.first() else { continue };
+        let list: Vec<Goid> = row.waiters.iter().map(|e| e.waiter).collect();
+        let p = &first.primitive;
         write!(
             out,
-            "\n{} for goroutine {}",
-            plural(c.waiters as usize, "goroutine waits", "goroutines wait"),
-            c.goids.last().map_or(0, |g| g.0)
+            "  {} {} ({}): {} {}",
+            p.kind.text(),
+            p.place,
+            p.addr,
+            if list.len() == 1 { "goroutine" } else { "goroutines" },
+            ids(&list, ", ")
         )?;
-        writeln!(out, ": {}\n    {}", ids(&c.goids, " waits for "), c.root)?;
-    }
-    if !r.edges.is_empty() {
-        writeln!(out, "\nWho waits for whom:")?;
-    }
-    for e in r.edges.iter().take(limit) {
-        let holder = e.holder.map_or("nobody known".to_owned(), |h| format!("goroutine {h}"));
-        let by = if e.primitive.kind.is_lock() { "held by" } else { "to be served by" };
-        writeln!(
+        write!(
             out,
-            "  goroutine {} waits for {} {} ({}), {by} {holder} ({})\n      {}",
-            e.waiter,
-            e.primitive.kind.text(),
-            e.primitive.place,
-            e.primitive.addr,
-            certainty(e.certainty),
-            e.evidence
+            "{}",
+            if list.len() == 1 { " waits".to_owned() } else { format!(" wait ({})", units::count(list.len() as u64)) }
         )?;
+        if let Some(s) = row.waiters.iter().filter_map(|e| e.waited_s).reduce(f64::max) {
+            write!(out, ", for at least {}", seconds(s))?;
+        }
+        if let Some(s) = &p.state {
+            write!(out, "; {}", said(s))?;
+        }
+        writeln!(out)?;
+        for e in &row.holders {
+            let by = if e.primitive.kind.is_lock() { "held by" } else { "to be served by" };
+            match e.holder {
+                Some(h) => writeln!(out, "      {by} goroutine {h} ({}): {}", certainty(e.certainty), e.evidence)?,
+                None => writeln!(out, "      holder not known: {}", e.evidence)?,
+            }
+        }
     }
-    if r.edges.len() > limit {
-        writeln!(out, "  ... and {} more (--limit 0 shows all)", r.edges.len() - limit)?;
+    if rows.len() > limit {
+        writeln!(out, "  ... and {} more (--limit 0 shows all)", rows.len() - limit)?;
     }
     if !r.leak_groups.is_empty() {
-        writeln!(out, "\nStuck for ever: nothing that runs or can be woken reaches what they wait for.")?;
-    }
-    for g in r.leak_groups.iter().take(limit) {
         writeln!(
             out,
-            "  {} x [{}] {} started by {}, {} of stacks: goroutine {}",
+            "\nStuck for ever: nothing that runs or can be woken reaches what they wait for. Together they keep {}.",
+            units::bytes(r.leaked_bytes)
+        )?;
+    }
+    leaks(out, &r.leak_groups, limit)?;
+    if !r.suspected.is_empty() {
+        writeln!(
+            out,
+            "\nPerhaps stuck: only global variables lead to what they wait for. Idle workers look the same; a group that grows does not."
+        )?;
+    }
+    leaks(out, &r.suspected, limit.min(8))
+}
+
+/// One link of a chain or cycle.
+fn step(
+    out: &mut dyn Write,
+    waiter: Goid,
+    holder: Goid,
+    p: &Primitive,
+    sure: Certainty,
+    held_in: Option<&str>,
+) -> io::Result<()> {
+    let by = if p.kind.is_lock() { "held by" } else { "to be served by" };
+    let held_in = held_in.map_or(String::new(), |f| format!(" in {f}"));
+    let text = format!("{} {} ({})", p.kind.text(), p.place, p.addr);
+    writeln!(out, "    {waiter} waits for {text}, {by} {holder}{held_in} ({})", certainty(sure))
+}
+
+fn leaks(out: &mut dyn Write, groups: &[LeakGroup], limit: usize) -> io::Result<()> {
+    for g in groups.iter().take(limit) {
+        write!(
+            out,
+            "  {} x [{}] keep {} and {} of stacks; started by {} ({})",
             units::count(g.count),
             g.kind.text(),
-            g.function,
-            g.created_by,
+            units::bytes(g.retained_bytes),
             units::bytes(g.stack_bytes),
-            ids(&g.goids, ", ")
+            g.created_by,
+            g.created_at,
         )?;
+        if let Some(s) = g.longest_wait_s {
+            write!(out, ", stuck for at least {}", seconds(s))?;
+        }
+        writeln!(out)?;
+        let at = g.waits_in.as_ref().map_or(g.function.clone(), |f| format!("{} ({}:{})", f.function, f.file, f.line));
+        let what = if g.waits_for.is_empty() { String::new() } else { format!(" for {}", g.waits_for) };
+        writeln!(out, "      wait{what} in {at}: goroutine {}", ids(&g.goids, ", "))?;
+    }
+    if groups.len() > limit {
+        writeln!(out, "  ... and {} more groups (--limit 0 shows all)", groups.len() - limit)?;
     }
     Ok(())
 }
@@ -98,9 +226,9 @@ pub fn text(out: &mut dyn Write, r: &Locks, limit: usize) -> io::Result<()> {
 pub fn dot(out: &mut dyn Write, r: &Locks) -> io::Result<()> {
     let quote = |s: &str| s.replace('\\', "\\\\").replace('"', "\\\"");
     writeln!(out, "digraph locks {{\n  rankdir=LR;\n  node [fontname=\"sans-serif\"];")?;
-    let in_cycle: std::collections::BTreeSet<Goid> = r.cycles.iter().flatten().copied().collect();
-    let leaked: std::collections::BTreeSet<Goid> = r.proven_leaks.iter().copied().collect();
-    let all: std::collections::BTreeSet<Goid> = r
+    let in_cycle: BTreeSet<Goid> = r.cycles.iter().flatten().copied().collect();
+    let leaked: BTreeSet<Goid> = r.proven_leaks.iter().copied().collect();
+    let all: BTreeSet<Goid> = r
         .edges
         .iter()
         .flat_map(|e| [Some(e.waiter), e.holder])
@@ -127,7 +255,7 @@ pub fn dot(out: &mut dyn Write, r: &Locks) -> io::Result<()> {
     for (id, label) in primitives {
         writeln!(out, "  {id} [shape=box, label=\"{label}\"];")?;
     }
-    let mut drawn = std::collections::BTreeSet::new();
+    let mut drawn = BTreeSet::new();
     for e in &r.edges {
         if drawn.insert((e.waiter, e.primitive.addr, None)) {
             writeln!(out, "  g{} -> {};", e.waiter, name(e))?;

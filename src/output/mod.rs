@@ -4,6 +4,7 @@ pub mod diff;
 pub mod goroutines;
 pub mod ledger;
 pub mod locks;
+pub mod locks_svg;
 pub mod waste;
 
 use std::io::{self, Write};

@@ -8,26 +8,44 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 
 use crate::{
+    analysis::{
+        dominators::{Dominators, HolderTree},
+        goroutines::{StackFrame, created_by, symbolize, waited},
+    },
     base::{Addr, Bitmap, Goid, ObjectId},
-    graph::{RootKind, build::Built},
+    graph::{Root, RootKind, build::Built},
     runtime::{
         Runtime,
         heap::Heap,
+        layout::Global,
         sched::waits::{Wait, WaitKind},
     },
 };
 
-/// Proven leaks that were started at the same place and wait alike.
+/// Goroutines that are stuck for ever, or seem so, started at the same place and waiting alike.
 #[derive(Clone, Debug, Serialize)]
 pub struct LeakGroup {
     pub count: u64,
     pub kind: WaitKind,
     /// Function with the `go` statement.
     pub created_by: String,
+    /// File and line of the `go` statement.
+    pub created_at: String,
     /// Function that the goroutine began with.
     pub function: String,
+    /// Where in the program's own code they wait.
+    pub waits_in: Option<StackFrame>,
+    /// What the first of them waits for.
+    pub waits_for: String,
     /// Bytes of their stacks.
     pub stack_bytes: u64,
+    /// Bytes of objects that only they keep.
+    pub retained_bytes: u64,
+    /// At least so long, the longest of them.
+    pub longest_wait_s: Option<f64>,
+    /// Why it is held for a leak, where that is no proof.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     pub goids: Vec<Goid>,
 }
 
@@ -48,6 +66,23 @@ fn blocked(w: &Wait) -> bool {
 
 /// Indices of the goroutines that are proven to leak. Cost: one visit of every edge, and of every stack word once.
 pub fn proven(heap: &Heap, built: &Built, waits: &[Wait]) -> Vec<usize> {
+    stuck(heap, built, waits, None)
+}
+
+/// Those that only global variables lead to: nothing that can go on has what they wait for on its stack, or reaches it
+/// from there. An idle worker of a pool that a global keeps looks the same, so this is no proof.
+pub fn suspected(rt: &Runtime, heap: &Heap, built: &Built, waits: &[Wait], proven: &[usize]) -> Vec<usize> {
+    // The runtime's own variables are no program's globals: its processors hold the timers that wake goroutines.
+    let own: Vec<Addr> = Global::ALL.iter().filter_map(|&g| rt.globals.get(g)).collect();
+    let mut out = stuck(heap, built, waits, Some(&own));
+    out.retain(|i| proven.binary_search(i).is_err());
+    out
+}
+
+/// `only`: of the global variables, those at these addresses count as roots; `None`: all.
+fn stuck(heap: &Heap, built: &Built, waits: &[Wait], only: Option<&[Addr]>) -> Vec<usize> {
+    const SLICE: u64 = 24;
+    let counts = |at: Addr| only.is_none_or(|own| own.iter().any(|o| at.distance_from(*o).is_some_and(|d| d < SLICE)));
     let n = built.goroutines.len();
     let mut live: Vec<bool> = waits.iter().map(|w| !blocked(w)).collect();
     // `select {}` in the main goroutine keeps a program alive on purpose.
@@ -75,6 +110,7 @@ pub fn proven(heap: &Heap, built: &Built, waits: &[Wait]) -> Vec<usize> {
             .flatten();
         match of {
             Some(i) if !live[i] => stack_roots[i].push(r.target),
+            None if matches!(r.kind, RootKind::Data | RootKind::Bss) && !counts(r.at) => {}
             _ => todo.push(r.target),
         }
     }
@@ -98,7 +134,8 @@ pub fn proven(heap: &Heap, built: &Built, waits: &[Wait]) -> Vec<usize> {
                         Some((_, _, owner)) if owner == i => {}
                         Some((_, _, owner)) => on_stack.push((owner, i)),
                         // A global, or memory that is not understood.
-                        None => ready.push(i),
+                        None if only.is_none() => ready.push(i),
+                        None => {}
                     }
                 }
             }
@@ -140,25 +177,76 @@ pub fn proven(heap: &Heap, built: &Built, waits: &[Wait]) -> Vec<usize> {
     (0..n).filter(|&i| !live[i]).collect()
 }
 
-/// Proven leaks by where they were started and what they wait for, most first.
-pub fn groups(rt: &Runtime, built: &Built, waits: &[Wait], proven: &[usize]) -> Vec<LeakGroup> {
+/// Leaks by where they were started and what they wait for; `name` says what one waits for. Retained bytes are filled in
+/// by `measure`.
+pub fn groups(
+    rt: &Runtime,
+    built: &Built,
+    waits: &[Wait],
+    list: &[usize],
+    now: Option<u64>,
+    mut name: impl FnMut(usize) -> String,
+) -> Vec<LeakGroup> {
     let mut by: BTreeMap<(Addr, Addr, WaitKind), LeakGroup> = BTreeMap::new();
-    let name = |a: Addr| rt.image.pclntab.find(a).map_or("?", |f| f.name()).to_owned();
-    for &i in proven {
+    let function = |a: Addr| rt.image.pclntab.find(a).map_or("?", |f| f.name()).to_owned();
+    for &i in list {
         let (g, w) = (&built.goroutines[i], &waits[i]);
-        let group = by.entry((g.gopc, g.startpc, w.kind)).or_insert_with(|| LeakGroup {
-            count: 0,
-            kind: w.kind,
-            created_by: name(g.gopc),
-            function: name(g.startpc),
-            stack_bytes: 0,
-            goids: Vec::new(),
+        let group = by.entry((g.gopc, g.startpc, w.kind)).or_insert_with(|| {
+            let creator = created_by(rt, g);
+            let frames = symbolize(rt, &built.stacks[i]);
+            LeakGroup {
+                count: 0,
+                kind: w.kind,
+                created_by: creator.as_ref().map_or("?".to_owned(), |c| c.function.clone()),
+                created_at: creator.map_or(String::new(), |c| format!("{}:{}", c.file, c.line)),
+                function: function(g.startpc),
+                waits_in: frames.iter().find(|f| !super::chains::library(&f.function)).cloned(),
+                waits_for: name(i),
+                stack_bytes: 0,
+                retained_bytes: 0,
+                longest_wait_s: None,
+                reason: None,
+                goids: Vec::new(),
+            }
         });
         group.count += 1;
         group.stack_bytes += g.stack.1.0.saturating_sub(g.stack.0.0);
+        group.longest_wait_s = [group.longest_wait_s, waited(g, now)].into_iter().flatten().reduce(f64::max);
         group.goids.push(g.goid);
     }
-    let mut out: Vec<LeakGroup> = by.into_values().collect();
-    out.sort_by_key(|g| std::cmp::Reverse(g.count));
-    out
+    by.into_values().collect()
+}
+
+/// Fills in what each group alone keeps alive (exact: dominators of the groups), ranks them by it, and returns what each list
+/// keeps together: what two groups share counts there only. Expects the records of
+/// goroutines to be handed over (`holders::hand_over_records`). Cost: dominators of the whole heap, if there is a group.
+pub fn measure(heap: &Heap, built: &Built, lists: [&mut Vec<LeakGroup>; 2]) -> [u64; 2] {
+    let mut of: HashMap<Goid, u32> = HashMap::new();
+    let mut n = 0;
+    for group in lists.iter().flat_map(|l| l.iter()) {
+        of.extend(group.goids.iter().map(|&g| (g, n)));
+        n += 1;
+    }
+    if n == 0 {
+        return [0; 2];
+    }
+    // One holder for each group, under one for each list, and one for all other roots.
+    let held_by = |r: &Root| match r.kind {
+        RootKind::Stack | RootKind::Conservative | RootKind::Goroutine => of.get(&r.goid).copied().unwrap_or(n),
+        _ => n,
+    };
+    let tree =
+        HolderTree { parent: vec![None; n as usize + 1], of_root: built.graph.roots.iter().map(held_by).collect() };
+    let Ok(dom) = Dominators::compute(&built.graph, &tree, |o| heap.extent(o).1) else { return [0; 2] };
+    let retained = |h| dom.holder(h).map_or(0, |v| dom.retained(v));
+    let together = [retained(n + 1), retained(n + 2)];
+    let mut n = 0;
+    for list in lists {
+        for group in list.iter_mut() {
+            group.retained_bytes = retained(n);
+            n += 1;
+        }
+        list.sort_by_key(|g| std::cmp::Reverse((g.retained_bytes.saturating_add(g.stack_bytes), g.count)));
+    }
+    together
 }

@@ -4,6 +4,8 @@
 //! |-----------|------|
 //! | `calls`   | which functions take and let go, and where code calls them |
 //! | `forward` | runs a parked goroutine's frames forward on a copy: what will it let go of |
+//! | `state`   | what the primitives say of themselves |
+//! | `chains`  | deadlocks, chains to their last goroutine, what that one does |
 //! | `leaks`   | goroutines that nothing can wake any more |
 //!
 //! A holder is `sure` if it will let go of this very address on every way out of a function that has taken a lock of this
@@ -11,8 +13,10 @@
 //! address on every way, or is the only one between Lock and Unlock with a pointer to it. `possible`: on some way.
 
 pub mod calls;
+pub mod chains;
 pub mod forward;
 pub mod leaks;
+pub mod state;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -23,7 +27,7 @@ use self::{
     calls::{Code, Held},
     forward::{Release, Thing},
 };
-use super::{goroutines::symbolize, places::Places};
+use super::{goroutines::waited, places::Places};
 use crate::{
     base::{Addr, Goid},
     graph::build::Built,
@@ -52,6 +56,8 @@ pub struct Primitive {
     pub addr: Addr,
     #[serde(rename = "where")]
     pub place: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<state::State>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -61,27 +67,24 @@ pub struct Edge {
     pub primitive: Primitive,
     pub certainty: Certainty,
     pub evidence: String,
-}
-
-/// A goroutine at the end of chains, and those that wait for it directly or through others.
-#[derive(Clone, Debug, Serialize)]
-pub struct Chain {
-    /// From a goroutine that nobody waits for to the last one; a cycle ends with its first member again.
-    pub goids: Vec<Goid>,
-    /// What the last one does.
-    pub root: String,
-    /// Goroutines that wait for the last one, directly or through others.
-    pub waiters: u64,
+    /// Function of the holder that has taken it, or will serve it.
+    pub held_in: Option<String>,
+    /// At least so many seconds (see `chains::Doing`).
+    pub waited_s: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Locks {
     pub edges: Vec<Edge>,
     pub cycles: Vec<Vec<Goid>>,
-    pub chains: Vec<Chain>,
+    pub chains: Vec<chains::Chain>,
     pub proven_leaks: Vec<Goid>,
-    /// Proven leaks by where they were started.
+    /// Proven leaks by where they were started, those that keep most first.
     pub leak_groups: Vec<leaks::LeakGroup>,
+    /// Bytes of objects that only proven leaks keep, all together, and of their stacks.
+    pub leaked_bytes: u64,
+    /// Goroutines that only global variables lead to: idle workers, or leaks that cannot be proven.
+    pub suspected: Vec<leaks::LeakGroup>,
     /// Goroutines by what they wait for.
     pub waits: BTreeMap<&'static str, u64>,
 }
@@ -92,7 +95,6 @@ const SAMPLE: u32 = 256;
 const MAX_RUN: usize = 200_000;
 /// Holders of one primitive that are told.
 const MAX_HOLDERS: usize = 16;
-const MAX_CHAINS: usize = 100;
 
 /// A goroutine that lets go of something.
 #[derive(Clone, Copy, Debug)]
@@ -283,6 +285,8 @@ pub struct Holders {
     layout: SyncLayout,
     /// State words of locks: locked for a Mutex, (readerCount, readerWait) for an RWMutex.
     states: HashMap<Addr, (u64, u64)>,
+    /// What the primitives say of themselves, for the answer.
+    said: HashMap<Addr, state::State>,
     fallback: HashMap<Thing, Vec<Candidate>>,
 }
 
@@ -306,10 +310,22 @@ pub fn infer(rt: &Runtime, built: &Built, waits: &[Wait]) -> Holders {
             _ => {}
         }
     }
+    let mut said = HashMap::new();
+    for w in waits {
+        let cases = w.cases.iter().map(|c| Wait { kind: w.kind, addr: c.chan, ..Wait::default() });
+        let own = Wait { kind: w.kind, addr: w.addr, lock: w.lock, ..Wait::default() };
+        for one in cases.chain([own]) {
+            if !said.contains_key(&one.addr)
+                && let Some(state) = state::read(rt, l, &one)
+            {
+                said.insert(one.addr, state);
+            }
+        }
+    }
     let taken = |t: &Thing| candidates.get(t).is_some_and(|l| l.iter().any(|c| c.taken));
     let unanswered: HashSet<Thing> = wanted.into_iter().filter(|t| held_index(t.0).is_some() && !taken(t)).collect();
     let fallback = between(rt, built, waits, l, &unanswered, &counts);
-    Holders { candidates, capped, layout, states, fallback }
+    Holders { candidates, capped, layout, states, said, fallback }
 }
 
 /// Frames of functions that have taken a lock of the kind and not let go, with a pointer to the primitive in a live slot
@@ -368,7 +384,7 @@ fn between(
 
 impl Holders {
     /// Edges of all goroutines that wait for something that somebody has to let go of.
-    pub fn edges(&self, places: &Places<'_>, waits: &[Wait]) -> Vec<Edge> {
+    pub fn edges(&self, places: &Places<'_>, waits: &[Wait], now: Option<u64>) -> Vec<Edge> {
         let l = &self.layout;
         let mut named: HashMap<Addr, String> = HashMap::new();
         // Writers that have announced themselves and wait for readers: they keep new readers and writers out.
@@ -391,21 +407,31 @@ impl Holders {
                 let found = self.candidates.get(thing).map(Vec::as_slice).unwrap_or_default();
                 let users: Vec<(usize, u32)> = found.iter().take(4).map(|c| (c.index, c.frame)).collect();
                 let place = named.entry(addr).or_insert_with(|| place(places, w, addr, &users, i)).clone();
-                let edge = |holder: Option<usize>, certainty, evidence| Edge {
+                let edge = |holder: Option<(usize, Option<u32>)>, certainty, evidence| Edge {
                     waiter: goids(i),
-                    holder: holder.map(goids),
-                    primitive: Primitive { kind: w.kind, addr, place: place.clone() },
+                    holder: holder.map(|h| goids(h.0)),
+                    primitive: Primitive {
+                        kind: w.kind,
+                        addr,
+                        place: place.clone(),
+                        state: self.said.get(&addr).copied(),
+                    },
                     certainty,
                     evidence,
+                    held_in: holder.and_then(|(h, frame)| {
+                        let f = places.built.stacks[h].frames.get(frame? as usize)?;
+                        Some(places.rt.image.pclntab.find(f.pc)?.name().to_owned())
+                    }),
+                    waited_s: waited(&places.built.goroutines[i], now),
                 };
                 let announced = writers.get(&w.addr).filter(|_| thing.0 == Held::RwWrite);
                 if let Some(&writer) = announced {
                     let text = "it has announced itself as a writer and waits for the readers before it".to_owned();
-                    edges.push(edge(Some(writer), Certainty::Sure, text));
+                    edges.push(edge(Some((writer, None)), Certainty::Sure, text));
                     continue;
                 }
-                for (index, certainty, evidence) in self.holders(places, i, thing, w) {
-                    edges.push(edge(Some(index), certainty, evidence));
+                for (index, frame, certainty, evidence) in self.holders(places, i, thing, w) {
+                    edges.push(edge(Some((index, Some(frame))), certainty, evidence));
                 }
                 // Everybody waits for channels; one that nobody is known for is no finding here.
                 if edges.len() == before && !w.kind.is_channel() {
@@ -428,7 +454,13 @@ impl Holders {
         }
     }
 
-    fn holders(&self, places: &Places<'_>, waiter: usize, thing: &Thing, w: &Wait) -> Vec<(usize, Certainty, String)> {
+    fn holders(
+        &self,
+        places: &Places<'_>,
+        waiter: usize,
+        thing: &Thing,
+        w: &Wait,
+    ) -> Vec<(usize, u32, Certainty, String)> {
         let (held, addr) = *thing;
         let lock = held_index(held).is_some();
         let mut list: Vec<Candidate> = self.candidates.get(thing).cloned().unwrap_or_default();
@@ -447,7 +479,7 @@ impl Holders {
         if !near.is_empty() && !list.iter().any(|c| c.taken) {
             let says =
                 |c: &Candidate| format!("{} has taken a lock and not let go, and holds a pointer to this one", name(c));
-            return near.iter().take(MAX_HOLDERS).map(|c| (c.index, Certainty::Possible, says(c))).collect();
+            return near.iter().take(MAX_HOLDERS).map(|c| (c.index, c.frame, Certainty::Possible, says(c))).collect();
         }
         let (verb, noun) = match held {
             Held::Mutex | Held::RwWrite => ("unlocks it", "lock"),
@@ -485,7 +517,7 @@ impl Holders {
                 } else {
                     String::new()
                 };
-                (c.index, certainty, format!("{} {verb} {ways} on from where it is{before}", name(c)))
+                (c.index, c.frame, certainty, format!("{} {verb} {ways} on from where it is{before}", name(c)))
             })
             .collect()
     }
@@ -522,6 +554,22 @@ fn place(places: &Places<'_>, w: &Wait, addr: Addr, users: &[(usize, u32)], wait
     places.of(addr, what, functions)
 }
 
+/// What a goroutine waits for, in words.
+pub fn waits_for(places: &Places<'_>, waits: &[Wait], index: usize) -> String {
+    let w = &waits[index];
+    match w.kind {
+        WaitKind::NilChan => "a nil channel".to_owned(),
+        WaitKind::EmptySelect => "nothing (select without cases)".to_owned(),
+        WaitKind::Select if w.cases.len() > 1 => {
+            let cases: Vec<String> = w.cases.iter().take(4).map(|c| place(places, w, c.chan, &[], index)).collect();
+            let more = if w.cases.len() > 4 { ", ..." } else { "" };
+            format!("{}{more}", cases.join(", "))
+        }
+        _ if w.addr.is_null() => String::new(),
+        _ => place(places, w, w.addr, &[], index),
+    }
+}
+
 /// Objects whose holders are to be named.
 pub fn objects_to_name(places: &crate::runtime::heap::Heap, waits: &[Wait]) -> BTreeSet<crate::base::ObjectId> {
     waits
@@ -530,107 +578,4 @@ pub fn objects_to_name(places: &crate::runtime::heap::Heap, waits: &[Wait]) -> B
         .flat_map(|w| w.cases.iter().map(|c| c.chan).chain([w.addr]))
         .filter_map(|a| places.find(a).map(|f| f.0))
         .collect()
-}
-
-/// Cycles of waiting: each a list of goroutines that wait for the next, the last for the first. Edges that are merely
-/// possible are not followed, and a channel that several could serve is no deadlock.
-pub fn cycles(edges: &[Edge]) -> Vec<Vec<Goid>> {
-    let next = followed(edges);
-    let mut done: HashSet<Goid> = HashSet::new();
-    let mut out = Vec::new();
-    for &start in next.keys() {
-        // Depth first with the current way on a stack.
-        let mut way: Vec<(Goid, usize)> = vec![(start, 0)];
-        let mut on_way: HashMap<Goid, usize> = HashMap::from([(start, 0)]);
-        if done.contains(&start) {
-            continue;
-        }
-        while let Some((g, n)) = way.last_mut() {
-            let to = next.get(g).and_then(|l| l.get(*n)).copied();
-            *n += 1;
-            match to {
-                Some(t) if on_way.contains_key(&t) => {
-                    let mut cycle: Vec<Goid> = way[on_way[&t]..].iter().map(|w| w.0).collect();
-                    let least = (0..cycle.len()).min_by_key(|&i| cycle[i]).unwrap_or(0);
-                    cycle.rotate_left(least);
-                    if !out.contains(&cycle) {
-                        out.push(cycle);
-                    }
-                }
-                Some(t) if !done.contains(&t) && next.contains_key(&t) => {
-                    on_way.insert(t, way.len());
-                    way.push((t, 0));
-                }
-                Some(_) => {}
-                None => {
-                    let g = *g;
-                    done.insert(g);
-                    on_way.remove(&g);
-                    way.pop();
-                }
-            }
-        }
-    }
-    out
-}
-
-/// For each waiter the holders that have to act. A channel, group or Cond that several could serve waits for any of them.
-fn followed(edges: &[Edge]) -> BTreeMap<Goid, Vec<Goid>> {
-    let mut next: BTreeMap<Goid, Vec<Goid>> = BTreeMap::new();
-    let mut any: HashMap<Goid, usize> = HashMap::new();
-    for e in edges.iter().filter(|e| e.certainty <= Certainty::Likely) {
-        if let Some(h) = e.holder {
-            if !e.primitive.kind.is_lock() {
-                *any.entry(e.waiter).or_default() += 1;
-            }
-            next.entry(e.waiter).or_default().push(h);
-        }
-    }
-    next.retain(|g, _| any.get(g).is_none_or(|&n| n == 1));
-    next
-}
-
-/// Chains from goroutines that nobody waits for to the last one, longest first, one for each end and first step.
-pub fn chains(edges: &[Edge], does: impl Fn(Goid) -> String) -> Vec<Chain> {
-    let next = followed(edges);
-    let waited: HashSet<Goid> = next.values().flatten().copied().collect();
-    let mut by_tail: BTreeMap<Vec<Goid>, (Goid, u64)> = BTreeMap::new();
-    for &g in next.keys().filter(|g| !waited.contains(g)) {
-        let (mut tail, mut at, mut seen) = (Vec::new(), g, HashSet::from([g]));
-        while let Some(&to) = next.get(&at).and_then(|l| l.first()) {
-            tail.push(to);
-            if !seen.insert(to) {
-                break;
-            }
-            at = to;
-        }
-        let entry = by_tail.entry(tail).or_insert((g, 0));
-        entry.1 += 1;
-    }
-    let mut out: Vec<Chain> = by_tail
-        .into_iter()
-        .map(|(tail, (first, n))| {
-            let last = *tail.last().unwrap_or(&first);
-            let waiters = n + tail.len() as u64 - 1;
-            Chain { goids: [first].into_iter().chain(tail).collect(), root: does(last), waiters }
-        })
-        .collect();
-    out.sort_by_key(|c| (std::cmp::Reverse(c.waiters), c.goids.clone()));
-    out.truncate(MAX_CHAINS);
-    out
-}
-
-/// What a goroutine does, in a few words: its wait and its innermost own function.
-pub fn does(rt: &Runtime, built: &Built, waits: &[Wait], index: usize) -> String {
-    let (g, w) = (&built.goroutines[index], &waits[index]);
-    let state = if g.wait_reason.is_empty() { g.status.text() } else { &g.wait_reason };
-    let own =
-        |f: &str| !["runtime.", "sync.", "internal/", "time.", "syscall.", "net."].iter().any(|p| f.starts_with(p));
-    let frames = symbolize(rt, &built.stacks[index]);
-    let at = frames.iter().find(|f| own(&f.function)).or(frames.first());
-    let fd = w.fd.map_or(String::new(), |fd| format!(" of descriptor {fd}"));
-    match at {
-        Some(f) => format!("[{state}]{fd} in {} ({}:{})", f.function, f.file, f.line),
-        None => format!("[{state}]{fd}"),
-    }
 }

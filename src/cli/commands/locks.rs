@@ -2,13 +2,19 @@
 
 use clap::Args;
 
-use super::{Failure, Session, TargetArgs, print};
+use super::{Failure, Session, TargetArgs, nanotime, print};
 use crate::{
     analysis::{
-        locks::{self, Locks, leaks},
+        holders,
+        locks::{
+            self, Locks,
+            chains::{self, Doing},
+            leaks,
+        },
         places::Places,
     },
     graph::typing::Typed,
+    os::descriptors::Descriptors,
     output,
     runtime::sched::waits,
 };
@@ -21,43 +27,71 @@ pub struct LocksArgs {
     /// Print the waits-for graph for Graphviz instead of text.
     #[arg(long, conflicts_with = "json")]
     dot: bool,
+    /// Print the waits-for graph as an image.
+    #[arg(long, conflicts_with_all = ["json", "dot"])]
+    svg: bool,
     /// Lines of each list to show; 0 for all.
     #[arg(long, default_value_t = 25)]
     limit: usize,
 }
 
 pub fn run(args: &LocksArgs) -> Result<(), Failure> {
-    let (dot, limit, args) = (args.dot, args.limit, &args.target);
-    let mut s = Session::open(args)?;
+    let (dot, svg, limit, args) = (args.dot, args.svg, args.limit, &args.target);
+    let mut s = Session::open_typed(args)?;
     s.needs_memory("who holds which lock")?;
     let heap = s.heap()?;
-    let built = s.graph(&heap)?;
+    let mut built = s.graph(&heap)?;
     let waits = s.stage("waits", |rt| waits::read(rt, &built.goroutines, &built.stacks));
     let held = s.stage("holders", |rt| locks::infer(rt, &built, &waits));
     let typed = s.stage("types", |rt| Typed::new(rt, &heap, &built));
+    let mut descriptors = s.rt.target.pid.filter(|_| s.is_live()).map(Descriptors::new);
+    let now = nanotime(&s, &built.goroutines);
     s.let_go()?;
-    let result = s.stage("edges", |rt| {
+    let mut result = s.stage("edges", |rt| {
         let places = Places::new(rt, &heap, &built, &typed, locks::objects_to_name(&heap, &waits));
-        let edges = held.edges(&places, &waits);
+        let edges = held.edges(&places, &waits, now);
         let index = |goid| built.goroutines.binary_search_by_key(&goid, |g| g.goid).ok();
-        let chains = locks::chains(&edges, |g| index(g).map_or(String::new(), |i| locks::does(rt, &built, &waits, i)));
+        let chains = chains::chains(&edges, |g| {
+            index(g).map_or(Doing::default(), |i| chains::doing(rt, &built, &waits, i, descriptors.as_mut(), now))
+        });
         let proven = leaks::proven(&heap, &built, &waits);
+        let suspected = leaks::suspected(rt, &heap, &built, &waits, &proven);
+        let name = |i| locks::waits_for(&places, &waits, i);
+        let mut suspected = leaks::groups(rt, &built, &waits, &suspected, now, name);
+        // Goroutines of the runtime and the standard library wait for work all their lives.
+        suspected.retain(|g| !chains::library(&g.created_by));
+        for g in &mut suspected {
+            g.reason = Some(
+                "only global variables lead to what they wait for: no goroutine that can go on has it on its stack"
+                    .into(),
+            );
+        }
         let mut counts = std::collections::BTreeMap::new();
         for w in &waits {
             *counts.entry(w.kind.text()).or_insert(0) += 1;
         }
         Locks {
-            cycles: locks::cycles(&edges),
+            cycles: chains::cycles(&edges),
             chains,
             proven_leaks: proven.iter().map(|&i| built.goroutines[i].goid).collect(),
-            leak_groups: leaks::groups(rt, &built, &waits, &proven),
+            leak_groups: leaks::groups(rt, &built, &waits, &proven, now, name),
+            suspected,
+            leaked_bytes: 0,
             waits: counts,
             edges,
         }
     });
+    s.stage("retained", |rt| {
+        holders::hand_over_records(rt, &heap, &mut built);
+        let [kept, _] = leaks::measure(&heap, &built, [&mut result.leak_groups, &mut result.suspected]);
+        result.leaked_bytes = kept + result.leak_groups.iter().map(|g| g.stack_bytes).sum::<u64>();
+    });
     let e = s.envelope("locks", result);
     if dot {
         return Ok(output::locks::dot(&mut std::io::stdout().lock(), &e.result)?);
+    }
+    if svg {
+        return Ok(output::locks_svg::svg(&mut std::io::stdout().lock(), &e.result)?);
     }
     print(args, &e, |out, r| output::locks::text(out, r, limit))
 }

@@ -8,7 +8,7 @@ use super::{
     Failure, TargetArgs,
     session::{Scene, Session},
 };
-use crate::{base::units, output, report::Envelope};
+use crate::{base::units, output, report::Envelope, runtime::sched::Goroutine};
 
 pub mod debug;
 pub mod demo;
@@ -26,6 +26,15 @@ pub mod snapshot;
 pub mod top;
 pub mod waste;
 pub mod why;
+
+/// The target's nanotime: CLOCK_MONOTONIC of this machine where the target runs here. Of a core the latest time that a
+/// goroutine has noted, which is no later than the time of the core: ages are then at least what is said.
+pub(super) fn nanotime(s: &Session, goroutines: &[Goroutine]) -> Option<u64> {
+    if !s.is_live() {
+        return goroutines.iter().map(|g| g.waitsince).max().filter(|&t| t != 0);
+    }
+    goroutines::nanotime()
+}
 
 /// JSON, or the text that `text` writes; diagnostics follow the text as notes.
 pub(super) fn print<R: Serialize>(

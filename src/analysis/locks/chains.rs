@@ -1,0 +1,277 @@
+//! What follows from the edges: deadlocks, chains to their last goroutine, and what that one does.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use serde::Serialize;
+
+use super::{Certainty, Edge, Primitive};
+use crate::{
+    analysis::goroutines::{StackFrame, symbolize, waited},
+    base::Goid,
+    graph::build::Built,
+    os::descriptors::Descriptors,
+    runtime::{
+        Runtime,
+        sched::{
+            Status,
+            waits::{Wait, WaitKind},
+        },
+    },
+    target::Arch,
+};
+
+/// What one goroutine does.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Doing {
+    pub goid: Goid,
+    /// Wait reason, or the status of one that does not wait.
+    pub state: String,
+    /// At least so long: the runtime notes the time when a collection first sees a goroutine wait.
+    pub waited_s: Option<f64>,
+    /// Descriptor of a wait for input or output, or of a system call.
+    pub descriptor: Option<u64>,
+    /// What the descriptor is; of a socket both its addresses. Live processes only.
+    pub descriptor_is: Option<String>,
+    /// Name or number, and arguments.
+    pub syscall: Option<String>,
+    /// Seconds until it wakes by itself.
+    pub sleeps_s: Option<f64>,
+    /// Innermost function of the program's own.
+    pub frame: Option<StackFrame>,
+}
+
+/// One step of a chain.
+#[derive(Clone, Debug, Serialize)]
+pub struct Link {
+    pub waiter: Goid,
+    pub holder: Goid,
+    pub primitive: Primitive,
+    pub certainty: Certainty,
+    /// Function of the holder that has it.
+    pub held_in: Option<String>,
+}
+
+/// A goroutine at the end of chains, and those that wait for it directly or through others.
+#[derive(Clone, Debug, Serialize)]
+pub struct Chain {
+    /// From a goroutine that nobody waits for to the last one; a cycle ends with its first member again.
+    pub goids: Vec<Goid>,
+    pub links: Vec<Link>,
+    /// What the last one does, in words.
+    pub root: String,
+    pub last: Doing,
+    /// Goroutines that wait for the last one, directly or through others.
+    pub waiters: u64,
+}
+
+const MAX_CHAINS: usize = 100;
+
+/// Cycles of waiting: each a list of goroutines that wait for the next, the last for the first. Edges that are merely
+/// possible are not followed, and a channel that several could serve is no deadlock.
+pub fn cycles(edges: &[Edge]) -> Vec<Vec<Goid>> {
+    let next = followed(edges);
+    let mut done: HashSet<Goid> = HashSet::new();
+    let mut out = Vec::new();
+    for &start in next.keys() {
+        // Depth first with the current way on a stack.
+        let mut way: Vec<(Goid, usize)> = vec![(start, 0)];
+        let mut on_way: HashMap<Goid, usize> = HashMap::from([(start, 0)]);
+        if done.contains(&start) {
+            continue;
+        }
+        while let Some((g, n)) = way.last_mut() {
+            let to = next.get(g).and_then(|l| l.get(*n)).copied();
+            *n += 1;
+            match to {
+                Some(t) if on_way.contains_key(&t) => {
+                    let mut cycle: Vec<Goid> = way[on_way[&t]..].iter().map(|w| w.0).collect();
+                    let least = (0..cycle.len()).min_by_key(|&i| cycle[i]).unwrap_or(0);
+                    cycle.rotate_left(least);
+                    if !out.contains(&cycle) {
+                        out.push(cycle);
+                    }
+                }
+                Some(t) if !done.contains(&t) && next.contains_key(&t) => {
+                    on_way.insert(t, way.len());
+                    way.push((t, 0));
+                }
+                Some(_) => {}
+                None => {
+                    let g = *g;
+                    done.insert(g);
+                    on_way.remove(&g);
+                    way.pop();
+                }
+            }
+        }
+    }
+    out
+}
+
+/// For each waiter the holders that have to act. A channel, group or Cond that several could serve waits for any of them.
+fn followed(edges: &[Edge]) -> BTreeMap<Goid, Vec<Goid>> {
+    let mut next: BTreeMap<Goid, Vec<Goid>> = BTreeMap::new();
+    let mut any: HashMap<Goid, usize> = HashMap::new();
+    for e in edges.iter().filter(|e| e.certainty <= Certainty::Likely) {
+        if let Some(h) = e.holder {
+            if !e.primitive.kind.is_lock() {
+                *any.entry(e.waiter).or_default() += 1;
+            }
+            next.entry(e.waiter).or_default().push(h);
+        }
+    }
+    next.retain(|g, _| any.get(g).is_none_or(|&n| n == 1));
+    next
+}
+
+/// Chains from goroutines that nobody waits for to the last one, longest first; those that join share one.
+pub fn chains(edges: &[Edge], mut does: impl FnMut(Goid) -> Doing) -> Vec<Chain> {
+    let next = followed(edges);
+    let waited: HashSet<Goid> = next.values().flatten().copied().collect();
+    let mut by_tail: BTreeMap<Vec<Goid>, (Goid, u64)> = BTreeMap::new();
+    for &g in next.keys().filter(|g| !waited.contains(g)) {
+        let (mut tail, mut at, mut seen) = (Vec::new(), g, HashSet::from([g]));
+        while let Some(&to) = next.get(&at).and_then(|l| l.first()) {
+            tail.push(to);
+            if !seen.insert(to) {
+                break;
+            }
+            at = to;
+        }
+        let entry = by_tail.entry(tail).or_insert((g, 0));
+        entry.1 += 1;
+    }
+    let mut out: Vec<(Vec<Goid>, u64)> = by_tail
+        .into_iter()
+        .map(|(tail, (first, n))| {
+            let waiters = n + tail.len() as u64 - 1;
+            ([first].into_iter().chain(tail).collect(), waiters)
+        })
+        .collect();
+    out.sort_by_key(|c| (std::cmp::Reverse(c.1), c.0.clone()));
+    out.truncate(MAX_CHAINS);
+    let mut between: HashMap<(Goid, Goid), &Edge> = HashMap::new();
+    for e in edges {
+        if let Some(h) = e.holder {
+            between.entry((e.waiter, h)).or_insert(e);
+        }
+    }
+    out.into_iter()
+        .map(|(goids, waiters)| {
+            let links = goids
+                .windows(2)
+                .filter_map(|w| between.get(&(w[0], w[1])).map(|e| (w[0], w[1], *e)))
+                .map(|(waiter, holder, e)| Link {
+                    waiter,
+                    holder,
+                    primitive: e.primitive.clone(),
+                    certainty: e.certainty,
+                    held_in: e.held_in.clone(),
+                })
+                .collect();
+            let last = does(goids.last().copied().unwrap_or_default());
+            Chain { links, root: last.words(), last, goids, waiters }
+        })
+        .collect()
+}
+
+/// Not the program's own: what a call into a library sits in.
+pub fn library(function: &str) -> bool {
+    ["runtime.", "sync.", "internal/", "time.", "syscall.", "net.", "os.", "io.", "bufio.", "unique."]
+        .iter()
+        .any(|p| function.starts_with(p))
+}
+
+/// What goroutine `index` does. `descriptors` is asked for a live process; `now` is its nanotime.
+pub fn doing(
+    rt: &Runtime,
+    built: &Built,
+    waits: &[Wait],
+    index: usize,
+    descriptors: Option<&mut Descriptors>,
+    now: Option<u64>,
+) -> Doing {
+    let (g, w) = (&built.goroutines[index], &waits[index]);
+    let frames = symbolize(rt, &built.stacks[index]);
+    let frame = frames.iter().find(|f| !library(&f.function)).or(frames.first()).cloned();
+    let call = (w.kind == WaitKind::Syscall).then(|| syscall(rt, index, built)).flatten();
+    let descriptor = w.fd.or(call.as_ref().and_then(|c| c.1));
+    Doing {
+        goid: g.goid,
+        state: if g.wait_reason.is_empty() { g.status.text().to_owned() } else { g.wait_reason.clone() },
+        waited_s: waited(g, now),
+        descriptor,
+        descriptor_is: descriptor.and_then(|fd| descriptors?.describe(fd)),
+        syscall: call.map(|c| c.0),
+        sleeps_s: w.until.zip(now).and_then(|(t, now)| Some(t.checked_sub(now)? as f64 / 1e9)),
+        frame,
+    }
+}
+
+impl Doing {
+    /// `[IO wait] of descriptor 9 (tcp 10.0.0.2:4711 -> 10.0.0.7:5432), for at least 14 min, in main.(*Pool).get (pool.go:88)`.
+    pub fn words(&self) -> String {
+        let time = |s: f64| crate::base::units::duration_ns((s * 1e9) as u64);
+        let mut out = format!("[{}]", self.state);
+        if let Some(call) = &self.syscall {
+            out.push_str(&format!(" {call}"));
+        }
+        if let Some(fd) = self.descriptor {
+            out.push_str(&format!(" of descriptor {fd}"));
+        }
+        if let Some(is) = &self.descriptor_is {
+            out.push_str(&format!(" ({is})"));
+        }
+        if let Some(s) = self.waited_s {
+            out.push_str(&format!(", for at least {}", time(s)));
+        }
+        if let Some(s) = self.sleeps_s {
+            out.push_str(&format!(", wakes in {}", time(s)));
+        }
+        if let Some(f) = &self.frame {
+            out.push_str(&format!(", in {} ({}:{})", f.function, f.file, f.line));
+        }
+        out
+    }
+}
+
+/// System call that the goroutine's thread is in, from its registers: words, and the descriptor it works on.
+fn syscall(rt: &Runtime, index: usize, built: &Built) -> Option<(String, Option<u64>)> {
+    let g = &built.goroutines[index];
+    let regs = &g.regs.as_ref().filter(|_| g.status == Status::Syscall && rt.target.arch == Arch::Amd64)?.general;
+    // user_regs_struct: rdx, rsi, rdi, orig_rax; the last is negative outside of system calls.
+    let (number, args) = (*regs.get(15)? as i64, [*regs.get(14)?, *regs.get(13)?, *regs.get(12)?]);
+    // (name, arguments, works on a descriptor); numbers of arch/x86/entry/syscalls/syscall_64.tbl.
+    let (name, n, file) = match number {
+        0 => ("read", 3, true),
+        1 => ("write", 3, true),
+        3 => ("close", 1, true),
+        7 => ("poll", 3, false),
+        17 => ("pread64", 3, true),
+        18 => ("pwrite64", 3, true),
+        20 => ("writev", 3, true),
+        23 => ("select", 3, false),
+        35 => ("nanosleep", 1, false),
+        42 => ("connect", 1, true),
+        43 | 288 => ("accept", 1, true),
+        44 => ("sendto", 3, true),
+        45 => ("recvfrom", 3, true),
+        47 => ("recvmsg", 1, true),
+        61 => ("wait4", 1, false),
+        72 => ("fcntl", 2, true),
+        73 => ("flock", 2, true),
+        74 => ("fsync", 1, true),
+        75 => ("fdatasync", 1, true),
+        202 => ("futex", 2, false),
+        217 => ("getdents64", 1, true),
+        230 => ("clock_nanosleep", 1, false),
+        232 | 281 => ("epoll_wait", 1, true),
+        247 => ("waitid", 2, false),
+        257 => ("openat", 0, false),
+        n if n < 0 => return None,
+        n => return Some((format!("system call {n}"), None)),
+    };
+    let shown: Vec<String> =
+        args.iter().take(n).map(|&a| if a < 1 << 16 { a.to_string() } else { format!("{a:#x}") }).collect();
+    Some((format!("{name}({})", shown.join(", ")), file.then_some(args[0])))
+}
