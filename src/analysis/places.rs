@@ -21,6 +21,18 @@ const MAX_DEPTH: usize = 32;
 /// Holders of one object that are remembered.
 const MAX_HOLDERS: usize = 8;
 
+/// Symbols that the linker puts at the ends of segments.
+const SEGMENTS: [&str; 8] = [
+    "runtime.data",
+    "runtime.edata",
+    "runtime.bss",
+    "runtime.ebss",
+    "runtime.noptrdata",
+    "runtime.enoptrdata",
+    "runtime.noptrbss",
+    "runtime.enoptrbss",
+];
+
 /// Names places of one target.
 pub struct Places<'a> {
     pub rt: &'a Runtime,
@@ -66,7 +78,7 @@ impl<'a> Places<'a> {
         rt.image.modules.iter().find(|m| m.is_global(addr))?;
         // Symbols know sizes, DWARF does not.
         if let Some(symbols) = &rt.image.symbols {
-            let named = |at: Addr| symbols.at(at).filter(|(s, _)| s.data);
+            let named = |at: Addr| symbols.at(at).filter(|(s, _)| s.data && !SEGMENTS.contains(&s.name));
             if let Some((symbol, off)) = named(addr) {
                 return Some(if off == 0 {
                     format!("global {}", symbol.name)

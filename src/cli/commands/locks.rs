@@ -81,8 +81,8 @@ pub fn run(args: &LocksArgs) -> Result<(), Failure> {
             edges,
         }
     });
-    s.stage("retained", |rt| {
-        holders::hand_over_records(rt, &heap, &mut built);
+    s.stage("retained", |_| {
+        holders::hand_over_records(&heap, &mut built);
         let [kept, _] = leaks::measure(&heap, &built, [&mut result.leak_groups, &mut result.suspected]);
         result.leaked_bytes = kept + result.leak_groups.iter().map(|g| g.stack_bytes).sum::<u64>();
     });
