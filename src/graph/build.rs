@@ -1,7 +1,7 @@
 //! Builds the graph in one pass: pointer-holding spans are read once, in large pieces, on all cores; noscan spans are
 //! never read. The same pass takes down what the bytes say about types, so that no second read is needed.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, collections::HashSet};
 
 use rayon::prelude::*;
 
@@ -439,18 +439,16 @@ fn segment(rt: &Runtime, mask: &SegmentMask, mut f: impl FnMut(Addr, u64, u64)) 
 
 /// Blocks of queued finalizers and cleanups (runtime/mfinal.go, mcleanup.go).
 fn queued(rt: &Runtime, mut f: impl FnMut(RootKind, Addr, u64)) {
-    const MAX_BLOCKS: usize = 1 << 20;
     let mut walk = |head: Addr, block: u64, link: Field, cnt: Field, list: Field, entry: u64, kind: RootKind| {
         let (Some(link), Some(cnt), Some(list)) = (rt.layout.field(link), rt.layout.field(cnt), rt.layout.field(list))
         else {
             return;
         };
         let mut at = head;
-        for _ in 0..MAX_BLOCKS {
-            if at.is_null() {
-                return;
-            }
-            let Ok(raw) = rt.target.read_vec(at, block, 1 << 16) else {
+        let mut seen = HashSet::new();
+        while !at.is_null() {
+            let read = rt.target.read_vec(at, block, 1 << 16).ok().filter(|_| seen.insert(at));
+            let Some(raw) = read else {
                 return rt.diag.note("finalizer queue broken", format_args!("block at {at}"));
             };
             let n = u64::from(bytes::u32_at(&raw, cnt.offset as usize).unwrap_or(0)) * entry;

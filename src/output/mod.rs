@@ -96,6 +96,13 @@ pub fn liveness(out: &mut dyn Write, l: &Liveness) -> io::Result<()> {
         units::count(l.only_reachable),
         units::count(l.only_marked)
     )?;
+    if l.unjudged_objects > 0 {
+        writeln!(
+            out,
+            "  {} more were allocated since the last collection and are not reached: none has judged them.",
+            units::count(l.unjudged_objects)
+        )?;
+    }
     for e in &l.examples_only_marked {
         writeln!(out, "  e.g. {} ({} bytes) is not reached", e.addr, e.bytes)?;
     }

@@ -67,6 +67,10 @@ impl Memory for PageCache {
         self.inner.read_scattered(ranges)
     }
 
+    fn stored_bytes(&self) -> Option<u64> {
+        self.inner.stored_bytes()
+    }
+
     fn borrow(&self, addr: Addr, len: usize) -> Option<&[u8]> {
         self.inner.borrow(addr, len)
     }

@@ -133,6 +133,12 @@ impl Memory for CoreMemory {
         Ok(())
     }
 
+    /// A core that was cut short tells of more than it has: sixteen times as much is believed.
+    fn stored_bytes(&self) -> Option<u64> {
+        let exe = self.exe.as_ref().map_or(0, |e| e.len());
+        Some((self.core.bytes().len() as u64).saturating_add(exe as u64).saturating_mul(16))
+    }
+
     fn borrow(&self, addr: Addr, len: usize) -> Option<&[u8]> {
         self.some(addr, len).ok().filter(|b| b.len() == len)
     }
@@ -180,6 +186,17 @@ impl Target {
             ));
         }
         let Contents { arch, mut loads, threads, files, auxv, pid, .. } = contents;
+        // Each byte of the file is memory in one place: else a small file could stand for any amount.
+        loads.sort_by_key(|l| (l.offset, l.filesz));
+        let (all, mut end) = (loads.len(), 0);
+        loads.retain(|l| {
+            let apart = l.filesz == 0 || l.offset >= end;
+            end = if apart { end.max(l.offset.saturating_add(l.filesz)) } else { end };
+            apart
+        });
+        if loads.len() < all {
+            trouble.push(("core segments share bytes of the file", format!("{} of {all} left out", all - loads.len())));
+        }
         loads.sort_by_key(|l| l.start);
         let named = program_name(&files, &auxv);
         let exe_file = find_exe(path, exe, named.as_deref(), &mut trouble);

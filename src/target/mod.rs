@@ -99,6 +99,11 @@ pub trait Memory: Send + Sync {
         ranges.iter_mut().map(|(addr, buf)| self.read(*addr, buf)).collect()
     }
 
+    /// Bytes that there can be at most, where that is less than the mappings say (cores: the file).
+    fn stored_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// The bytes themselves without a copy, where the implementation has them mapped (cores, fakes) in one piece.
     fn borrow(&self, _addr: Addr, _len: usize) -> Option<&[u8]> {
         None
@@ -296,6 +301,12 @@ impl Target {
 
     pub fn read_ptr(&self, addr: Addr) -> Result<Addr, Fault> {
         self.read_u64(addr).map(Addr)
+    }
+
+    /// How much memory can be read at most: a bound on what lengths found in it can mean.
+    pub fn readable_bytes(&self) -> u64 {
+        let mapped = self.mappings.iter().fold(0u64, |sum, m| sum.saturating_add(m.end.0.saturating_sub(m.start.0)));
+        self.memory.stored_bytes().map_or(mapped, |stored| stored.min(mapped))
     }
 
     /// The mapping that contains `addr`.

@@ -4,7 +4,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, RwLock},
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{Heap, PAGE, Span, read::word};
@@ -20,6 +23,10 @@ use crate::{
 const ARENA: u64 = 64 << 20;
 /// Largest mask of a type that is read or expanded, in bits.
 const MAX_MASK_BITS: u64 = 1 << 27;
+/// Steps that one type's mask may cost, over all types within it: types of a damaged target may hold one another.
+const MAX_MASK_WORK: u64 = 1 << 28;
+/// Bytes of masks that are kept at most.
+const MAX_MASKS: u64 = 512 << 20;
 /// abi.Type kinds and flags (internal/abi/type.go).
 const KIND_ARRAY: u8 = 17;
 const KIND_STRUCT: u8 = 25;
@@ -45,6 +52,8 @@ pub struct PointerMasks<'r> {
     arenas: Addr,
     arena_base: u64,
     types: RwLock<HashMap<Addr, Option<Arc<TypeMask>>>>,
+    /// Bytes of masks in `types`.
+    held: AtomicU64,
 }
 
 impl<'r> PointerMasks<'r> {
@@ -67,7 +76,7 @@ impl<'r> PointerMasks<'r> {
             Arch::Amd64 => 0x8000_0000_0000,
             Arch::Arm64 => 0,
         };
-        PointerMasks { rt, method, arenas, arena_base, types: RwLock::default() }
+        PointerMasks { rt, method, arenas, arena_base, types: RwLock::default(), held: AtomicU64::new(0) }
     }
 
     /// Can a span with one large object be scanned in pieces? Up to 1.21 its bitmap says how far it reaches, and must be
@@ -91,7 +100,7 @@ impl<'r> PointerMasks<'r> {
     pub fn pointers(&self, heap: &Heap, span: &Span, mem: &[u8], mut f: impl FnMut(u32, u64)) {
         let allocated = |i: u32| heap.allocated.get(span.first.index() + i as usize);
         match self.method {
-            Method::SpanBitmap if span.user_arena => {}
+            Method::SpanBitmap if span.user_arena => user_arena_pointers(span, mem, allocated(0), f),
             Method::SpanBitmap if span.class == 0 => self.pointers_in_piece(heap, span, 0, span.bytes, f),
             Method::SpanBitmap if span.elemsize > 512 => {
                 // Neighbours are often of one type.
@@ -152,17 +161,25 @@ impl<'r> PointerMasks<'r> {
         if let Some(m) = self.types.read().unwrap_or_else(|e| e.into_inner()).get(&ty) {
             return m.clone();
         }
-        let mask = self.read_mask(ty, 0).map(Arc::new);
+        let mut work = MAX_MASK_WORK;
+        let mask = self.read_mask(ty, 0, &mut work);
+        let room = |m: &TypeMask| {
+            let len = m.bits.len() as u64;
+            self.held.fetch_add(len, Ordering::Relaxed) + len <= MAX_MASKS
+        };
+        let mask = mask.filter(room).map(Arc::new);
         self.types.write().unwrap_or_else(|e| e.into_inner()).insert(ty, mask.clone());
         mask
     }
 
-    fn read_mask(&self, ty: Addr, depth: u32) -> Option<TypeMask> {
+    fn read_mask(&self, ty: Addr, depth: u32, work: &mut u64) -> Option<TypeMask> {
         let head = self.rt.target.read_vec(ty, 80, 80).or_else(|_| self.rt.target.read_vec(ty, 48, 48)).ok()?;
         let (size, ptr_bytes, gcdata) = (word(&head, 0), word(&head, 1), Addr(word(&head, 4)));
         let (tflag, kind) = (head[20], head[23]);
         let words = ptr_bytes / 8;
-        if ptr_bytes > size || words > MAX_MASK_BITS || depth > 16 {
+        // A read of the target, and what expanding it takes at least.
+        spend(work, 256 + words / 8)?;
+        if ptr_bytes > size || size > 1 << 48 || words > MAX_MASK_BITS || depth > 16 {
             return None;
         }
         let plain = |at: Addr| -> Option<TypeMask> {
@@ -187,20 +204,22 @@ impl<'r> PointerMasks<'r> {
         }
         // Not built yet: from the structure. Only arrays and structs carry the flag.
         let mut bits = vec![0u8; words.div_ceil(8) as usize];
-        let mut put = |off: u64, m: &TypeMask| {
+        let mut put = |off: u64, m: &TypeMask, work: &mut u64| {
+            spend(work, m.words)?;
             for w in (0..m.words).filter(|w| m.bits[(w / 8) as usize] >> (w % 8) & 1 == 1) {
                 let at = off / 8 + w;
                 if at < words {
                     bits[(at / 8) as usize] |= 1 << (at % 8);
                 }
             }
+            Some(())
         };
         match kind & 0x1f {
             KIND_ARRAY => {
-                let elem = self.read_mask(Addr(word(&head, 6)), depth + 1)?;
+                let elem = self.read_mask(Addr(word(&head, 6)), depth + 1, work)?;
                 let n = bytes::u64_at(&self.rt.target.read_vec(ty.offset(64), 8, 8).ok()?, 0)?;
                 for i in 0..n.min(words) {
-                    put(i * elem.size, &elem);
+                    put(i.checked_mul(elem.size)?, &elem, work)?;
                 }
             }
             KIND_STRUCT => {
@@ -208,8 +227,8 @@ impl<'r> PointerMasks<'r> {
                 let raw = self.rt.target.read_vec(fields, n.checked_mul(24)?, 1 << 20).ok()?;
                 for f in raw.chunks_exact(24) {
                     let inner = Addr(word(f, 1));
-                    let m = self.read_mask(inner, depth + 1)?;
-                    put(word(f, 2), &m);
+                    let m = self.read_mask(inner, depth + 1, work)?;
+                    put(word(f, 2), &m, work)?;
                 }
             }
             _ => return None,
@@ -276,6 +295,22 @@ impl<'r> PointerMasks<'r> {
     }
 }
 
+/// Takes `n` from the budget; `None` where it is used up.
+fn spend(work: &mut u64, n: u64) -> Option<()> {
+    *work = work.checked_sub(n)?;
+    Some(())
+}
+
+/// From 1.22 on a user arena chunk keeps its bitmap, one bit a word from the start, at its end (mspan.heapBits).
+fn user_arena_pointers(span: &Span, mem: &[u8], allocated: bool, mut f: impl FnMut(u32, u64)) {
+    let len = mem.len() / 64;
+    let Some(bitmap) = mem.get(mem.len() - len..).filter(|_| allocated) else { return };
+    let words = (span.elemsize / 8).min(((mem.len() - len) / 8) as u64);
+    for w in (0..words).filter(|&w| bitmap[(w / 8) as usize] >> (w % 8) & 1 == 1) {
+        f(0, w);
+    }
+}
+
 /// Calls `f(word of the slot)` for the pointer words of `mask`, repeated from byte `base` of a slot on, that lie whole in
 /// [from, to).
 fn repeat(mask: &TypeMask, base: u64, from: u64, to: u64, mut f: impl FnMut(u64)) {
@@ -301,7 +336,7 @@ fn repeat(mask: &TypeMask, base: u64, from: u64, to: u64, mut f: impl FnMut(u64)
             }
         }
         first = 0;
-        base += mask.size;
+        base = base.saturating_add(mask.size);
     }
 }
 

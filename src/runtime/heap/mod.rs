@@ -65,6 +65,8 @@ pub struct Heap {
     pub allocated: Bitmap,
     /// Bit per slot id: allocated, but found dead by the last collection and not swept yet.
     pub dead: Bitmap,
+    /// Bit per slot id: allocated since its span was last swept, so that no collection has judged it yet.
+    pub fresh: Bitmap,
     /// Slots over all spans.
     pub slots: u32,
     /// mheap_.sweepgen.
@@ -73,7 +75,8 @@ pub struct Heap {
     pub green_tea: bool,
     /// First page covered by `pages`.
     first_page: u64,
-    /// Span index + 1 of each page from `first_page` on, in chunks of one arena; empty chunk: no span there.
+    /// Span index + 1 of each page from `first_page` on, in chunks of one arena; empty chunk: no span there; one entry:
+    /// one span covers it all.
     pages: Vec<Vec<u32>>,
     /// What `find` needs of each span, packed: it is asked once per pointer.
     finders: Vec<Finder>,
@@ -121,6 +124,7 @@ impl Heap {
             manual: Vec::new(),
             allocated,
             dead,
+            fresh: Bitmap::new(slots as usize),
             slots,
             sweepgen: 2,
             green_tea: false,
@@ -161,7 +165,8 @@ impl Heap {
     fn span_index(&self, addr: Addr) -> Option<usize> {
         let page = (addr.0 / PAGE).checked_sub(self.first_page)?;
         let chunk = self.pages.get((page / ARENA_PAGES) as usize)?;
-        let i = *chunk.get((page % ARENA_PAGES) as usize)?;
+        // An arena that lies within one span has one entry.
+        let i = if chunk.len() == 1 { chunk[0] } else { *chunk.get((page % ARENA_PAGES) as usize)? };
         (i as usize).checked_sub(1)
     }
 

@@ -19,6 +19,13 @@ const MANUAL: u64 = 2;
 const BATCH: usize = 8192;
 /// Address space that one page index may cover: 64 TiB of user space would be 2^33 pages.
 const MAX_ARENAS: u64 = 1 << 20;
+/// Largest slot and span of a size class (internal/runtime/gc/sizeclasses.go: 32 KiB, 10 pages), with room to grow.
+const MAX_SMALL: u64 = 32 << 10;
+const MAX_CLASS_PAGES: u64 = 64;
+/// Spans may have this much more memory than the target: one that runs grows while it is read.
+const SPARE: u64 = 256 << 20;
+/// runtime._GCmarktermination.
+const MARK_TERMINATION: u32 = 2;
 
 /// Reads `len` bytes at each address, batched; unreadable ones are `None`.
 pub(crate) fn scattered(rt: &Runtime, at: &[Addr], len: usize) -> Vec<Option<Vec<u8>>> {
@@ -81,6 +88,7 @@ impl Heap {
             }
             overlap
         });
+        within_memory(rt, &mut spans);
         let mut first = 0u32;
         for (s, ..) in &mut spans {
             s.first = ObjectId(first);
@@ -95,6 +103,7 @@ impl Heap {
             manual,
             allocated: Bitmap::new(first as usize),
             dead: Bitmap::new(first as usize),
+            fresh: Bitmap::new(first as usize),
             slots: first,
             sweepgen,
             green_tea: false,
@@ -113,6 +122,8 @@ impl Heap {
     /// slots are alive.
     fn read_bits(&mut self, rt: &Runtime, spans: &[RawSpan]) {
         self.green_tea = rt.layout.has(Field::HeapArenaPageUseSpanInlineMarkBits) && green_tea(spans);
+        // The world is stopped, marking is done, and no span has been swept since.
+        let marked = rt.global_u32(Global::Gcphase) == Some(MARK_TERMINATION);
         let mut bits: Vec<u8> = Vec::new();
         for batch in spans.chunks(BATCH) {
             // Bits of all spans of the batch, each rounded up to whole 64-bit words.
@@ -132,7 +143,7 @@ impl Heap {
                 let (own, tail) = rest.split_at(8 * words(span));
                 rest = tail;
                 match result {
-                    Ok(()) => self.set_bits(rt, span, *freeindex, *marks, own),
+                    Ok(()) => self.set_bits(rt, span, *freeindex, *marks, own, marked),
                     Err(fault) => rt.diag.note("allocBits unreadable", format_args!("span {}: {fault}", span.start)),
                 }
             }
@@ -140,8 +151,9 @@ impl Heap {
     }
 
     /// Enters the slots of one span. `bits`: its allocBits, padded with zeros to whole words.
-    fn set_bits(&mut self, rt: &Runtime, span: &Span, freeindex: u32, marks: Addr, bits: &[u8]) {
-        let unswept = span.sweepgen == self.sweepgen.wrapping_sub(2)
+    fn set_bits(&mut self, rt: &Runtime, span: &Span, freeindex: u32, marks: Addr, bits: &[u8], all_marked: bool) {
+        let unswept = all_marked
+            || span.sweepgen == self.sweepgen.wrapping_sub(2)
             || span.sweepgen == self.sweepgen.wrapping_add(1)
             || span.sweepgen == self.sweepgen.wrapping_sub(1);
         let mut marked = Vec::new();
@@ -167,12 +179,17 @@ impl Heap {
         let low = |n: u64| if n >= 64 { u64::MAX } else { (1 << n) - 1 };
         for i in 0..bits.len() / 8 {
             let base = 64 * i as u64;
-            let used = (bytes::u64_at(bits, 8 * i).unwrap_or(0) | low(u64::from(freeindex).saturating_sub(base)))
-                & low(u64::from(span.nelems) - base);
+            let within = low(u64::from(span.nelems) - base);
+            let survived = bytes::u64_at(bits, 8 * i).unwrap_or(0) & within;
+            let used = (survived | low(u64::from(freeindex).saturating_sub(base))) & within;
             let alive = if use_marks { bytes::u64_at(&marked, 8 * i).unwrap_or(0) } else { u64::MAX };
             let at = span.first.index() + 64 * i;
             self.allocated.or_word(at, used & alive);
             self.dead.or_word(at, used & !alive);
+            // The sweeper makes the marks allocBits, and allocating sets none of them (mspan.nextFreeIndex).
+            if !unswept {
+                self.fresh.or_word(at, used & !survived);
+            }
         }
     }
 
@@ -190,16 +207,45 @@ impl Heap {
         self.pages = vec![Vec::new(); chunks as usize];
         for (i, s) in self.spans.iter().enumerate() {
             let from = s.start.0 / PAGE - self.first_page;
-            for page in from..from + s.bytes / PAGE {
-                let chunk = &mut self.pages[(page / ARENA_PAGES) as usize];
-                if chunk.is_empty() {
+            let end = from + s.bytes / PAGE;
+            let mut page = from;
+            while page < end {
+                let (number, offset) = ((page / ARENA_PAGES) as usize, page % ARENA_PAGES);
+                let upto = end.min(page - offset + ARENA_PAGES);
+                let chunk = &mut self.pages[number];
+                if upto - page == ARENA_PAGES {
+                    *chunk = vec![i as u32 + 1];
+                } else {
                     chunk.resize(ARENA_PAGES as usize, 0);
+                    chunk[offset as usize..(offset + upto - page) as usize].fill(i as u32 + 1);
                 }
-                chunk[(page % ARENA_PAGES) as usize] = i as u32 + 1;
+                page = upto;
             }
         }
         Ok(())
     }
+}
+
+/// Drops spans that add up to more than the target's memory can hold: damaged ones, with lengths that would cost us
+/// memory in proportion.
+fn within_memory(rt: &Runtime, spans: &mut Vec<RawSpan>) {
+    let budget = rt.target.readable_bytes().saturating_add(SPARE);
+    if spans.iter().fold(0u64, |sum, s| sum.saturating_add(s.0.bytes)) <= budget {
+        return;
+    }
+    let mut sum = 0u64;
+    let (mut dropped, mut example) = (0, Addr::NULL);
+    spans.retain(|(s, ..)| {
+        let fits = sum.saturating_add(s.bytes) <= budget;
+        if fits {
+            sum += s.bytes;
+        } else {
+            dropped += 1;
+            example = s.mspan;
+        }
+        fits
+    });
+    rt.diag.note_many("spans larger than the target's memory", dropped, format_args!("mspan at {example}"));
 }
 
 /// Does this heap keep inline mark bits (Green Tea: 1.26 by default, 1.25 as an experiment)? Told from the spans: those
@@ -227,11 +273,16 @@ fn decode(r: &Record) -> Result<Described, ReadError> {
     let (elemsize, freeindex) = (r.get(Field::MspanElemsize)?, r.get(Field::MspanFreeindex)?);
     let class = r.get(Field::MspanSpanclass)? as u8;
     let bytes = npages.wrapping_mul(PAGE);
+    let plausible = match class >> 1 {
+        0 => nelems == 1,
+        _ => (8..=MAX_SMALL).contains(&elemsize) && elemsize % 8 == 0 && npages <= MAX_CLASS_PAGES,
+    };
     if start == 0
         || start % PAGE != 0
         || npages == 0
         || npages > 1 << 30
         || elemsize == 0
+        || !plausible
         || nelems == 0
         || nelems.checked_mul(elemsize).is_none_or(|n| n > bytes)
         || freeindex > nelems

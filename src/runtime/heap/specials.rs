@@ -2,6 +2,8 @@
 //! specials).
 //! The kind numbers were renumbered in 1.23 and 1.25: they come from the layout's constants.
 
+use std::collections::HashSet;
+
 use super::{Heap, Span};
 use crate::{
     base::{Addr, ObjectId, bytes},
@@ -29,10 +31,8 @@ pub enum SpecialRoot {
     },
 }
 
-/// Specials of one span that are followed; a list that is longer is corrupt or absurd.
-const MAX_PER_SPAN: usize = 1 << 20;
-/// Specials of all spans together.
-const MAX_TOTAL: usize = 1 << 26;
+/// Specials that are followed; more are corrupt or absurd.
+const MAX_RECORDS: usize = 1 << 26;
 /// The largest special record (specialCleanup in 1.26).
 const LARGEST: u64 = 56;
 
@@ -58,18 +58,16 @@ fn each(rt: &Runtime, heap: &Heap, mut f: impl FnMut(Record<'_>)) {
     let (Some(next), Some(offset), Some(kind)) =
         (l.field(Field::SpecialNext), l.field(Field::SpecialOffset), l.field(Field::SpecialKind))
     else {
+        rt.diag.note("layout of special records unknown: finalizers and cleanups are left out", "runtime.special");
         return;
     };
-    let mut total = 0;
+    // A record belongs to one list and stands in it once.
+    let mut seen = HashSet::new();
     for span in heap.spans.iter().filter(|s| !s.specials.is_null()) {
         let mut at = span.specials;
-        for step in 0.. {
-            if at.is_null() {
-                break;
-            }
-            total += 1;
+        while !at.is_null() {
             let read = rt.target.read_vec(at, LARGEST, LARGEST).or_else(|_| rt.target.read_vec(at, 24, 24));
-            let (Ok(raw), true) = (read, step < MAX_PER_SPAN && total < MAX_TOTAL) else {
+            let (Ok(raw), true) = (read, seen.insert(at) && seen.len() <= MAX_RECORDS) else {
                 rt.diag.note("specials list broken", format_args!("span {} at {at}", span.start));
                 break;
             };
@@ -87,6 +85,15 @@ pub fn roots(rt: &Runtime, heap: &Heap) -> Vec<SpecialRoot> {
     // Every record begins with a runtime.special.
     let behind = l.size(Struct::Special).map(|s| FieldLoc { offset: s as u32, width: 8 });
     let Some(first) = l.field(Field::SpecialFinalizerFn).or(behind) else { return Vec::new() };
+    for (kind, since) in [
+        (Constant::KindSpecialFinalizer, 0),
+        (Constant::KindSpecialWeakHandle, 23),
+        (Constant::KindSpecialCleanup, 24),
+    ] {
+        if rt.image.go_version.minor >= since && l.constant(kind).is_none() {
+            rt.diag.note("kind of special records unknown: what they hold is taken for dead", kind.name());
+        }
+    }
     let number = |c: Constant| l.constant(c).unwrap_or(-1);
     let finalizer = number(Constant::KindSpecialFinalizer);
     let weak = number(Constant::KindSpecialWeakHandle);
