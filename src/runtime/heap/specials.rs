@@ -85,11 +85,9 @@ pub fn roots(rt: &Runtime, heap: &Heap) -> Vec<SpecialRoot> {
     // Every record begins with a runtime.special.
     let behind = l.size(Struct::Special).map(|s| FieldLoc { offset: s as u32, width: 8 });
     let Some(first) = l.field(Field::SpecialFinalizerFn).or(behind) else { return Vec::new() };
-    for (kind, since) in [
-        (Constant::KindSpecialFinalizer, 0),
-        (Constant::KindSpecialWeakHandle, 23),
-        (Constant::KindSpecialCleanup, 24),
-    ] {
+    for (kind, since) in
+        [(Constant::KindSpecialFinalizer, 0), (Constant::KindSpecialWeakHandle, 23), (Constant::KindSpecialCleanup, 24)]
+    {
         if rt.image.go_version.minor >= since && l.constant(kind).is_none() {
             rt.diag.note("kind of special records unknown: what they hold is taken for dead", kind.name());
         }
