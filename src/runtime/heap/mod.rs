@@ -148,6 +148,7 @@ impl Heap {
             manual: Vec::new(),
             allocated,
             dead,
+            fresh: Bitmap::new(slots as usize),
             slots,
             sweepgen,
             green_tea: false,
