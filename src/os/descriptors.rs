@@ -86,7 +86,7 @@ fn inet(kind: &str, line: &str) -> Option<(u64, String)> {
 
 /// `0100007F:1538`: the address in words of 32 bits of the machine's byte order, the port in hex.
 fn address(text: &str) -> Option<SocketAddr> {
-    let (ip, port) = text.split_once(':')?;
+    let (ip, port) = text.split_once(':').filter(|(ip, _)| ip.len().is_multiple_of(8))?;
     let port = u16::from_str_radix(port, 16).ok()?;
     let words: Vec<[u8; 4]> = (0..ip.len() / 8)
         .map(|i| Some(u32::from_str_radix(ip.get(8 * i..8 * i + 8)?, 16).ok()?.to_ne_bytes()))

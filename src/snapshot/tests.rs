@@ -55,7 +55,7 @@ fn file(dir: &std::path::Path) -> std::path::PathBuf {
     put(
         Section::Evidence,
         1,
-        br#"{"buffers":{},"fills":{"3":{"used":1,"capacity":0}},"tickers":[],"samples":{"4":0},"stacks":[["0x1000"]],"buffers_left_out":0}"#,
+        br#"{"buffers":{},"fills":{"3":{"used":1,"capacity":0}},"tickers":[],"samples":{"4":0},"sample_rate":524288,"stacks":[["0x1000"]],"buffers_left_out":0}"#,
     );
     let (types, _) = crate::runtime::types::TypeTable::new().save([]);
     let mut raw: Vec<u8> = Vec::new();

@@ -77,14 +77,19 @@ impl Fixture {
 
     /// Starts a copy of a fixture.
     pub fn of(path: &Path, dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Fixture {
-        let mut child = Command::new(path)
-            .args(args)
-            .current_dir(dir)
-            .envs(env.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the fixture starts");
+        let mut command = Command::new(path);
+        command.args(args).current_dir(dir).envs(env.iter().copied()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // Another test's fork may still hold a file that was just written open (ETXTBSY).
+        let mut tries = 0;
+        let mut child = loop {
+            match command.spawn() {
+                Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy && tries < 100 => {
+                    tries += 1;
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+                other => break other.expect("the fixture starts"),
+            }
+        };
         let stdin = child.stdin.take();
         let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         let mut fixture = Fixture { child, stdin, stdout, ready: Value::Null };
