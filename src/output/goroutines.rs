@@ -27,7 +27,16 @@ fn state(g: &Group) -> &str {
 
 pub fn text(out: &mut dyn Write, g: &Goroutines, limit: usize) -> io::Result<()> {
     let of = if g.count == g.total { String::new() } else { format!(" of {}", units::count(g.total)) };
-    writeln!(out, "{}{of} goroutines with {} different stacks.", units::count(g.count), g.groups.len())?;
+    let (n, kinds) = (units::count(g.count), g.groups.len());
+    if g.without_stacks {
+        writeln!(
+            out,
+            "{n}{of} goroutines of {kinds} kinds, looked at while the program ran on: stacks were not read, and what is said of \
+             two goroutines need not be of the same moment."
+        )?;
+    } else {
+        writeln!(out, "{n}{of} goroutines with {kinds} different stacks.")?;
+    }
     if let Some(leaks) = &g.proven_leaks {
         match leaks.len() as u64 {
             0 => writeln!(out, "None is proven to be stuck for ever.")?,
@@ -42,9 +51,16 @@ pub fn text(out: &mut dyn Write, g: &Goroutines, limit: usize) -> io::Result<()>
     if !g.by.is_empty() {
         let rows = g.by.iter().take(limit).map(|b| {
             let wait = b.longest_wait_s.map_or("-".to_owned(), seconds);
-            vec![units::count(b.count), units::percent(b.count, g.count), wait, b.name.clone()]
+            let mut row = vec![units::count(b.count), units::percent(b.count, g.count), wait];
+            row.extend(b.retained_bytes.map(units::bytes));
+            row.extend([units::bytes(b.stack_bytes), b.name.clone()]);
+            row
         });
-        writeln!(out, "\n{}", table(&["goroutines", "share", "longest wait", "what"], rows))?;
+        let mut heads = vec!["goroutines", "share", "longest wait", "stacks", "what"];
+        if g.by.iter().any(|b| b.retained_bytes.is_some()) {
+            heads.insert(3, "only they keep");
+        }
+        writeln!(out, "\n{}", table(&heads, rows))?;
         if g.by.len() > limit {
             writeln!(out, "... and {} more (--limit 0 shows all)", g.by.len() - limit)?;
         }
@@ -61,7 +77,13 @@ pub fn text(out: &mut dyn Write, g: &Goroutines, limit: usize) -> io::Result<()>
             let labels: Vec<String> = group.labels.iter().map(|(k, v)| format!("{k}={v:?}")).collect();
             write!(out, ", labels {}", labels.join(" "))?;
         }
+        if let Some(n) = group.retained_bytes {
+            write!(out, ", keep {} and {} of stacks", units::bytes(n), units::bytes(group.stack_bytes))?;
+        }
         writeln!(out, ": goroutine {}{more}", ids.join(", "))?;
+        if group.stack.is_empty() {
+            writeln!(out, "    began with {}", group.started_as)?;
+        }
         // The runtime's own innermost frames say no more than the wait reason.
         let inner = group.stack.iter().take_while(|f| internal(&f.function)).count();
         let inner = if inner < group.stack.len() { inner } else { 0 };

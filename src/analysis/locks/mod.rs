@@ -27,12 +27,16 @@ use self::{
     calls::{Code, Held},
     forward::{Release, Thing},
 };
-use super::{goroutines::waited, places::Places};
+use super::{
+    goroutines::{WaitsFor, waited},
+    places::Places,
+};
 use crate::{
     base::{Addr, Goid},
-    graph::build::Built,
+    graph::{build::Built, typing::Typed},
     runtime::{
         Runtime,
+        heap::Heap,
         layout::Field,
         sched::waits::{SyncLayout, Wait, WaitKind},
     },
@@ -568,6 +572,41 @@ pub fn waits_for(places: &Places<'_>, waits: &[Wait], index: usize) -> String {
         _ if w.addr.is_null() => String::new(),
         _ => place(places, w, w.addr, &[], index),
     }
+}
+
+/// What each goroutine waits for: the address, and its name where heap and types are there.
+pub fn all_waited_for(
+    rt: &Runtime,
+    scene: Option<(&Heap, &Typed)>,
+    built: &Built,
+    waits: &[Wait],
+) -> Vec<WaitsFor> {
+    let places = scene.map(|(heap, typed)| Places::new(rt, heap, built, typed, objects_to_name(heap, waits)));
+    let mut named: HashMap<(WaitKind, Vec<Addr>), String> = HashMap::new();
+    waits
+        .iter()
+        .enumerate()
+        .map(|(i, w)| {
+            let mut addrs: Vec<Addr> = w.cases.iter().map(|c| c.chan).chain([w.addr]).filter(|a| !a.is_null()).collect();
+            addrs.sort_unstable();
+            addrs.dedup();
+            let what = !addrs.is_empty() || matches!(w.kind, WaitKind::NilChan | WaitKind::EmptySelect);
+            let Some(places) = places.as_ref().filter(|_| what) else { return WaitsFor { addrs, name: String::new() } };
+            let name = named.entry((w.kind, addrs.clone())).or_insert_with(|| {
+                let place = waits_for(places, waits, i);
+                match addrs.as_slice() {
+                    [] => place,
+                    [one] => format!("{} {place} ({one})", w.kind.text()),
+                    more => {
+                        let shown: Vec<String> = more.iter().take(4).map(ToString::to_string).collect();
+                        let rest = if more.len() > 4 { ", ..." } else { "" };
+                        format!("{} {place} ({}{rest})", w.kind.text(), shown.join(", "))
+                    }
+                }
+            });
+            WaitsFor { name: name.clone(), addrs }
+        })
+        .collect()
 }
 
 /// Objects whose holders are to be named.

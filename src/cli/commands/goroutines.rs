@@ -1,24 +1,40 @@
 //! `goroutines`: groups of equal stacks, filters, other forms.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     io::{self, Write},
+    time::Duration,
 };
 
 use clap::{Args, ValueEnum};
 
-use super::{Failure, Session, TargetArgs, print};
+use super::{
+    Failure, Session, TargetArgs,
+    leaks::{duration, size},
+    print,
+};
 use crate::{
     analysis::{
-        goroutines::{self, By, Selection},
-        locks::leaks,
+        goroutines::{self, By, Known, Selection},
+        holders,
+        locks::{self, leaks},
     },
-    graph::build::{self, Built},
+    base::Goid,
+    cli::HoldArg,
+    graph::{
+        build::{self, Built},
+        typing::Typed,
+    },
     output::goroutines as forms,
-    runtime::sched::{labels, waits},
+    runtime::{
+        heap::Heap,
+        sched::{self, labels, waits},
+        stack::Stack,
+    },
 };
 
-/// Goroutines, grouped by equal stacks.
+/// Goroutines, grouped by equal stacks. With --hold none only their records are read, in some milliseconds and without
+/// stopping the program: states, wait reasons and where they were started.
 #[derive(Args, Debug)]
 pub struct GoroutinesArgs {
     #[command(flatten)]
@@ -38,6 +54,23 @@ pub struct GoroutinesArgs {
     /// Only those started by a function whose name contains this.
     #[arg(long, value_name = "TEXT")]
     creator: Option<String>,
+    /// Only those known to have waited at least so long, such as 90s, 10m, 2h. The runtime notes when a collection first sees
+    /// a goroutine wait, and no time of birth.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    age: Option<Duration>,
+    /// Only those with this pprof label, such as tenant or tenant=blue.
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    label: Vec<String>,
+    /// Only those that keep at least so many bytes of objects by themselves, such as 64KiB (reads the heap).
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    min_retained: Option<u64>,
+    /// Only those that wait for the lock or channel at this address, or for one whose name contains this (a name reads the
+    /// heap).
+    #[arg(long, value_name = "ADDR|TEXT")]
+    lock: Option<String>,
+    /// Also say what each group keeps alive, most first (reads the heap).
+    #[arg(long)]
+    retained: bool,
     /// What to count by.
     #[arg(long, value_enum, default_value_t = By::Stack)]
     by: By,
@@ -69,58 +102,164 @@ pub(super) fn nanotime() -> Option<u64> {
     u64::try_from(t.tv_sec()).ok()?.checked_mul(1_000_000_000)?.checked_add(u64::try_from(t.tv_nsec()).ok()?)
 }
 
-pub fn run(args: &GoroutinesArgs) -> Result<(), Failure> {
-    let (all, limit, format) = (args, args.limit, args.format);
-    let args = &args.target;
-    let mut s = Session::open(args)?;
-    let live = s.is_live();
+/// How much has to be read for the answer.
+struct Wanted {
+    heap: bool,
+    /// Names of what is waited for.
+    names: bool,
+    waits: bool,
+    retained: bool,
+    /// Only records of goroutines, without stopping anything.
+    cheap: bool,
+    labels: bool,
+}
+
+impl Wanted {
+    fn of(a: &GoroutinesArgs) -> Wanted {
+        let address = a.lock.as_deref().is_some_and(|t| t.starts_with("0x"));
+        let names = a.by == By::Lock || a.lock.is_some() && !address;
+        let retained = a.retained || a.min_retained.is_some() || a.by == By::Retained;
+        let heap = names || retained || a.leaks;
+        let stacks = heap
+            || a.lock.is_some()
+            || a.function.is_some()
+            || a.by == By::Function
+            || !matches!(a.format, Format::Text | Format::Json);
+        let cheap = a.target.hold == HoldArg::None && !stacks;
+        // Labels cost a read for each goroutine that has some.
+        let labels = !cheap || a.by == By::Label || !a.label.is_empty();
+        Wanted { heap, names, waits: a.lock.is_some() || names || a.leaks, retained, cheap, labels }
+    }
+}
+
+/// Goroutines (with heap and graph where they are wanted), and what is known of them.
+struct Look {
+    scene: Option<(Heap, Option<Typed>)>,
+    built: Built,
+    known: Known,
+    proven: Option<BTreeSet<usize>>,
+}
+
+fn look(s: &mut Session, all: &GoroutinesArgs, wanted: &Wanted) -> Result<Look, Failure> {
     // When a core was written, nobody says in these terms.
     let now = match s.saved() {
         Some(file) => file.meta.now_ns,
-        None => nanotime().filter(|_| live),
+        None => nanotime().filter(|_| s.is_live()),
     };
-    let mut proven = None;
-    let built = if all.leaks {
-        let heap = s.heap()?;
-        let built = s.graph(&heap)?;
-        let waits = s.stage("waits", |rt| waits::read(rt, &built.goroutines, &built.stacks));
-        let found = s.stage("leaks", |_| leaks::proven(&heap, &built, &waits));
-        proven = Some(found.into_iter().collect::<BTreeSet<usize>>());
-        built
+    if wanted.waits {
+        s.needs_memory("what goroutines wait for")?;
+    }
+    let (mut scene, mut built) = if s.saved().is_some() && wanted.retained {
+        let all = s.scene()?;
+        (Some((all.heap, Some(all.typed))), all.built)
     } else if let Some(file) = s.saved() {
         let (goroutines, stacks) = file.goroutines()?;
-        Built { goroutines, stacks, ..Built::default() }
+        (None, Built { goroutines, stacks, ..Built::default() })
+    } else if wanted.heap {
+        let heap = s.heap()?;
+        let built = s.graph(&heap)?;
+        (Some((heap, None)), built)
     } else {
-        let found = s.stage("goroutines", build::goroutines);
+        let found = match wanted.cheap && s.is_live() {
+            true => s.stage("goroutines", sched::read_running).map(|g| {
+                let stacks = g.iter().map(|_| Stack::default()).collect();
+                (g, stacks)
+            }),
+            false => s.stage("goroutines", build::goroutines),
+        };
         let (goroutines, stacks) = match (found, s.rt.target.missed()) {
             // Stacks that were read in time are right: the others are cut short, and the answer says so.
             (Ok(found), _) => found,
             (Err(_), Some(missed)) => return Err(s.missed(missed)),
             (Err(e), None) => return Err(e.into()),
         };
-        Built { goroutines, stacks, ..Built::default() }
+        (None, Built { goroutines, stacks, ..Built::default() })
     };
-    let labels: Vec<_> = s.stage("labels", |rt| built.goroutines.iter().map(|g| labels::read(rt, g)).collect());
-    s.rt.target.release();
+    let mut known = Known { now, ..Known::default() };
+    if wanted.labels {
+        known.labels = s.stage("labels", |rt| built.goroutines.iter().map(|g| labels::read(rt, g)).collect());
+    }
+    let waits = match wanted.waits {
+        true => s.stage("waits", |rt| waits::read(rt, &built.goroutines, &built.stacks)),
+        false => Vec::new(),
+    };
+    if let Some((heap, typed)) = &mut scene
+        && wanted.names
+    {
+        *typed = Some(s.stage("types", |rt| Typed::new(rt, heap, &built)));
+    }
+    match wanted.heap {
+        true => s.let_go()?,
+        false => s.rt.target.release(),
+    }
+    if wanted.waits {
+        let parts = scene.as_ref().and_then(|(heap, typed)| Some((heap, typed.as_ref()?)));
+        known.waits_for = s.stage("names", |rt| locks::all_waited_for(rt, parts, &built, &waits));
+    }
+    let mut proven = None;
+    if let Some((heap, _)) = &scene {
+        if all.leaks {
+            proven = Some(s.stage("leaks", |_| leaks::proven(heap, &built, &waits)).into_iter().collect());
+        }
+        if wanted.retained {
+            if s.saved().is_none() {
+                s.stage("records", |_| holders::hand_over_records(heap, &mut built));
+            }
+            if all.min_retained.is_some() || all.by == By::Retained {
+                let of: HashMap<Goid, u32> = built.goroutines.iter().map(|g| g.goid).zip(0..).collect();
+                let n = built.goroutines.len();
+                let find = |goid| of.get(&goid).copied();
+                known.retained = s.stage("retained", |_| goroutines::retained(heap, &built, n, find));
+            }
+        }
+    }
+    Ok(Look { scene, built, known, proven })
+}
+
+pub fn run(args: &GoroutinesArgs) -> Result<(), Failure> {
+    let (all, limit, format) = (args, args.limit, args.format);
+    let args = &args.target;
+    let wanted = Wanted::of(all);
+    let mut s = if wanted.names { Session::open_typed(args)? } else { Session::open(args)? };
+    let live = s.is_live();
+    let Look { scene, built, known, proven } = look(&mut s, all, &wanted)?;
+    let labels: Vec<(String, Option<String>)> = all
+        .label
+        .iter()
+        .map(|l| match l.split_once('=') {
+            Some((k, v)) => (k.to_owned(), Some(v.to_owned())),
+            None => (l.clone(), None),
+        })
+        .collect();
+    let by_label = labels.first().map(|l| l.0.clone());
     let chosen = s.stage("select", |rt| {
         let by = Selection {
             state: all.state.clone(),
             wait_reason: all.wait_reason.clone(),
             function: all.function.clone(),
             creator: all.creator.clone(),
+            min_wait_s: all.age.map(|d| d.as_secs_f64()),
+            labels,
+            min_retained: all.min_retained,
+            waits_for: all.lock.clone(),
         };
-        goroutines::select(rt, &built, &by)
+        goroutines::select(rt, &built, &by, &known)
     });
     let chosen: Vec<usize> = match &proven {
         Some(found) => chosen.into_iter().filter(|i| found.contains(i)).collect(),
         None => chosen,
     };
     if format == Format::Debug2 {
-        let traces = goroutines::traces(&s.rt, &built, &chosen, &labels, now);
+        let traces = goroutines::traces(&s.rt, &built, &chosen, &known.labels, known.now);
         return Ok(forms::debug2(&mut io::BufWriter::new(io::stdout().lock()), &traces)?);
     }
-    let mut g = s.stage("group", |rt| goroutines::group(rt, &built, &chosen, &labels, all.by, now));
+    let mut g =
+        s.stage("group", |rt| goroutines::group(rt, &built, &chosen, &known, all.by, by_label.as_deref()));
+    if let Some((heap, _)) = scene.as_ref().filter(|_| wanted.retained) {
+        s.stage("group sizes", |_| goroutines::measure(heap, &built, &mut g));
+    }
     g.proven_leaks = proven.map(|_| chosen.iter().map(|&i| built.goroutines[i].goid).collect());
+    g.without_stacks = wanted.cheap && live;
     let mut out = io::BufWriter::new(io::stdout().lock());
     let time = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok().map(|d| d.as_nanos() as u64);
     match format {

@@ -30,7 +30,7 @@ pub struct LeaksArgs {
     fail_over: Option<u64>,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let (n, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
     let n: u64 = n.parse().map_err(|_| format!("{text:?} is not a time such as 60s, 5m, 1h"))?;
     let seconds = match unit {
@@ -42,7 +42,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     n.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| "too long".into())
 }
 
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let (n, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
     let n: u64 = n.trim().parse().map_err(|_| format!("{text:?} is not a size such as 64MiB"))?;
     let shift = match unit.to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {

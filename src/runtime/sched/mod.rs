@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::{
-    base::{Addr, Goid},
+    base::{Addr, Goid, bytes},
     runtime::{
         Runtime,
         heap::scattered,
@@ -118,16 +118,22 @@ pub struct Goroutine {
 const MAX_GOROUTINES: u64 = 1 << 26;
 const MAX_THREADS: usize = 1 << 20;
 
-/// All goroutines that are not dead.
-pub fn read(rt: &Runtime) -> Result<Vec<Goroutine>, ReadError> {
+/// Addresses of all g's that ever were (runtime.allgs).
+fn all(rt: &Runtime) -> Result<Vec<Addr>, ReadError> {
     let at = rt.globals.get(Global::Allgs).ok_or(ReadError::NoGlobal("runtime.allgs"))?;
-    let head = rt.target.read_vec(at, 24, 24).map_err(|f| ReadError::memory("runtime.allgs", at, f))?;
-    let word = |i: usize| crate::base::bytes::u64_at(&head, 8 * i).unwrap_or(0);
+    let mut head = [0; 24];
+    rt.target.memory.read(at, &mut head).map_err(|f| ReadError::memory("runtime.allgs", at, f))?;
+    let word = |i: usize| bytes::u64_at(&head, 8 * i).unwrap_or(0);
     let slice = super::view::SliceHeader { data: Addr(word(0)), len: word(1), cap: word(2) };
     if slice.len > slice.cap || slice.len > MAX_GOROUTINES {
         return Err(ReadError::Implausible { what: "runtime.allgs", addr: at, why: format!("{slice:?}") });
     }
-    let all: Vec<Addr> = rt.words("allgs", slice)?.into_iter().map(Addr).collect();
+    Ok(rt.words("allgs", slice)?.into_iter().map(Addr).collect())
+}
+
+/// All goroutines that are not dead.
+pub fn read(rt: &Runtime) -> Result<Vec<Goroutine>, ReadError> {
+    let all = all(rt)?;
     let running = running_registers(rt);
     let size = rt.layout.size(Struct::G).unwrap_or(0) as usize;
     let mut out = Vec::with_capacity(all.len());
@@ -144,6 +150,52 @@ pub fn read(rt: &Runtime) -> Result<Vec<Goroutine>, ReadError> {
         }
     }
     out.sort_by_key(|g| g.goid);
+    Ok(out)
+}
+
+/// Looks at one record of a program that runs, at most.
+const LOOKS: usize = 6;
+
+/// All goroutines that are not dead, of a program that runs on meanwhile. A record is read again until two looks agree on what
+/// is told of it: memory of a g is never given to anything else (runtime/proc.go gfget), so that this is what it was at one
+/// moment, though not the same moment for all. Registers are not known. Cost: two reads of each g.
+pub fn read_running(rt: &Runtime) -> Result<Vec<Goroutine>, ReadError> {
+    let all = all(rt)?;
+    let size = rt.layout.size(Struct::G).unwrap_or(0) as usize;
+    let none = HashMap::new();
+    let told = |g: &Goroutine| (g.goid, g.status, g.wait_reason.clone(), g.waitsince, g.gopc, g.startpc, g.labels);
+    let mut out = Vec::with_capacity(all.len());
+    for batch in all.chunks(4096) {
+        let mut known: Vec<Option<Goroutine>> = vec![None; batch.len()];
+        let mut open: Vec<usize> = (0..batch.len()).collect();
+        for look in 0..LOOKS {
+            let at: Vec<Addr> = open.iter().map(|&i| batch[i]).collect();
+            let mut again = Vec::new();
+            for (&i, raw) in open.iter().zip(scattered(rt, &at, size)) {
+                let Some(raw) = raw else {
+                    rt.diag.note("goroutine unreadable", format_args!("g at {}", batch[i]));
+                    continue;
+                };
+                let g = decode(rt, &Record::new(&rt.layout, batch[i], raw), &none)?;
+                if known[i].as_ref().is_none_or(|old| told(old) != told(&g)) {
+                    again.push(i);
+                }
+                known[i] = Some(g);
+            }
+            open = again;
+            if open.is_empty() {
+                break;
+            }
+            if look + 1 == LOOKS {
+                let example = format_args!("g at {}", batch[open[0]]);
+                rt.diag.note_many("goroutines that changed each time they were looked at", open.len() as u64, example);
+            }
+        }
+        out.extend(known.into_iter().flatten().filter(|g| !matches!(g.status, Status::Dead | Status::Idle)));
+    }
+    out.sort_by_key(|g| g.goid);
+    // A goroutine that ended here and was started again elsewhere meanwhile.
+    out.dedup_by_key(|g| g.goid);
     Ok(out)
 }
 
