@@ -2,7 +2,11 @@
 
 mod common;
 
-use std::{collections::BTreeMap, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+    time::Instant,
+};
 
 use common::{Fixture, RELEASES, answer, gosleuth};
 use serde_json::Value;
@@ -109,5 +113,174 @@ fn filters_and_groups() {
         assert_eq!(by["count"], sum, "Go {release}: folded");
         let svg = gosleuth(&["goroutines", &f.pid(), "--format", "svg"]);
         assert!(String::from_utf8_lossy(&svg.stdout).contains("main.startLocks.func1"), "Go {release}: svg");
+    }
+}
+
+fn goids(list: &Value) -> BTreeSet<u64> {
+    list.as_array().expect("a list").iter().filter_map(Value::as_u64).collect()
+}
+
+/// All goroutines of an answer.
+fn chosen(result: &Value) -> BTreeSet<u64> {
+    let groups = result["groups"].as_array().expect("groups");
+    let all: BTreeSet<u64> = groups.iter().flat_map(|g| goids(&g["goids"])).collect();
+    assert_eq!(result["count"], all.len());
+    all
+}
+
+/// The row of that name, and that rows add up.
+fn row<'a>(result: &'a Value, name: impl Fn(&str) -> bool) -> Option<&'a Value> {
+    let rows = result["by"].as_array().expect("rows");
+    assert_eq!(result["count"], rows.iter().filter_map(|r| r["count"].as_u64()).sum::<u64>());
+    rows.iter().find(|r| name(r["name"].as_str().expect("a name")))
+}
+
+/// By label, by the address and the name of the lock, and by age, on layouts old and new.
+#[test]
+fn filters_by_label_lock_and_age() {
+    for (release, variant) in [("1.19", "stripped"), ("1.23", "dwarf"), ("1.26", "stripped"), ("1.27", "dwarf")] {
+        let begin = Instant::now();
+        let Some(f) = Fixture::start(release, variant, "goroutines", &["all"]) else { continue };
+        // Collections are over before it is ready: all that are parked have been seen waiting.
+        let ready = Instant::now();
+        let what = format!("Go {release} {variant}");
+        let truth = f.ready["truth"]["goroutines"].as_array().expect("goroutines").clone();
+        let of =
+            |name: &str| truth.iter().find(|g| g["name"] == name).and_then(|g| g["goid"].as_u64()).expect("planted");
+        let one = |args: &[&str]| count(&f, args).map(|r| chosen(&r));
+
+        let Some(labelled) = one(&["--label", "tenant=blue"]) else { return };
+        assert_eq!(labelled, BTreeSet::from([of("labelled")]), "{what}");
+        assert_eq!(one(&["--label", "request"]), Some(labelled.clone()), "{what}");
+        assert_eq!(one(&["--label", "tenant=red"]), Some(BTreeSet::new()), "{what}");
+        let by = count(&f, &["--by", "label"]).expect("an answer");
+        let labels = row(&by, |n| n == "request=\"r-42\" tenant=\"blue\"").unwrap_or_else(|| panic!("{what}: {by}"));
+        assert_eq!(goids(&labels["goids"]), labelled, "{what}");
+
+        let by = count(&f, &["--by", "lock"]).expect("an answer");
+        for g in truth.iter().filter(|g| g["addr"].is_string()) {
+            let addr = g["addr"].as_str().expect("an address");
+            let planted: BTreeSet<u64> =
+                truth.iter().filter(|o| o["addr"] == addr).filter_map(|o| o["goid"].as_u64()).collect();
+            assert_eq!(one(&["--lock", addr]), Some(planted.clone()), "{what}: {g}");
+            let row = row(&by, |n| n.ends_with(&format!("({addr})"))).unwrap_or_else(|| panic!("{what}: {g}: {by}"));
+            assert_eq!(goids(&row["goids"]), planted, "{what}: {g}");
+        }
+        let select = truth.iter().find(|g| g["name"] == "select3").expect("planted");
+        for chan in select["chans"].as_array().expect("channels") {
+            let waits = one(&["--lock", chan.as_str().expect("an address")]).expect("an answer");
+            assert!(waits.contains(&of("select3")), "{what}: {chan}");
+        }
+        if variant == "dwarf" {
+            let named = one(&["--lock", "global main.locked"]);
+            assert_eq!(named, Some(BTreeSet::from([of("mutex"), of("mutex2")])), "{what}");
+        }
+
+        assert_eq!(one(&["--age", "1h"]), Some(BTreeSet::new()), "{what}");
+        let least = ready.elapsed().as_secs_f64();
+        let waited = count(&f, &["--wait-reason", "chan receive", "--function", "main."]).expect("an answer");
+        for g in waited["groups"].as_array().expect("groups") {
+            let s = g["longest_wait_s"].as_f64().unwrap_or_else(|| panic!("{what}: no age of {g}"));
+            assert!(s >= least && s <= begin.elapsed().as_secs_f64(), "{what}: {s} s of {least}: {g}");
+        }
+        let by = count(&f, &["--by", "age"]).expect("an answer");
+        assert!(row(&by, |n| n.starts_with("at least 10 min")).is_none(), "{what}: {by}");
+        let old = chosen(&waited).len() as u64;
+        assert!(chosen(&count(&f, &["--age", "0s"]).expect("an answer")).len() as u64 >= old, "{what}");
+    }
+}
+
+/// What goroutines keep equals what the program planted on them.
+#[test]
+fn retained_bytes_are_the_planted_ones() {
+    for (release, variant) in [("1.19", "dwarf"), ("1.24", "stripped"), ("1.27", "stripped")] {
+        let Some(f) = Fixture::start(release, variant, "leaks", &["goroutine-pile-up"]) else { continue };
+        let truth = &f.ready["truth"]["leaks"][0];
+        let n = truth["objects"].as_u64().expect("a number");
+        let each = truth["bytes"].as_u64().expect("bytes") / n;
+        let Some(big) = count(&f, &["--min-retained", &each.to_string()]) else { return };
+        let what = format!("Go {release} {variant}: {}", big["groups"]);
+        assert_eq!(big["count"], n, "{what}");
+        let sum = |member: &str| -> u64 {
+            big["groups"].as_array().expect("groups").iter().filter_map(|g| g[member].as_u64()).sum()
+        };
+        let near = |ours: u64, planted: &Value| {
+            let planted = planted.as_u64().expect("bytes");
+            ours.abs_diff(planted) * 50 <= planted
+        };
+        // HeapAlloc's change while they were started, and that of StackInuse: 2 % for what else happened meanwhile.
+        assert!(near(sum("retained_bytes"), &truth["retained_bytes"]), "{truth}, {what}");
+        // What a go statement with arguments starts is a wrapper, up to its function's name.
+        let begun =
+            |g: &Value| g["stack"].as_array().is_some_and(|s| s.iter().any(|f| f["function"] == "main.consume"));
+        assert!(big["groups"].as_array().expect("groups").iter().all(begun), "{what}");
+        let by = count(&f, &["--by", "retained"]).expect("an answer");
+        let row = row(&by, |n| n == "at least 4.00 KiB").unwrap_or_else(|| panic!("{by}"));
+        assert_eq!(row["count"], n, "{what}");
+        assert!(near(row["retained_bytes"].as_u64().expect("bytes"), &truth["retained_bytes"]), "{truth}, {row}");
+        // Groups that keep most come first.
+        let all = count(&f, &["--retained"]).expect("an answer");
+        assert!(begun(&all["groups"][0]), "{what}");
+    }
+}
+
+/// Ten thousand: none lost, told apart by what they wait for.
+#[test]
+fn ten_thousand_goroutines() {
+    for (release, variant) in [("1.19", "stripped"), ("1.24", "dwarf"), ("1.27", "stripped")] {
+        let Some(f) = Fixture::start(release, variant, "heap", &["goroutines", "10000"]) else { continue };
+        let planted = f.ready["truth"]["goroutine_functions"].as_object().expect("functions").clone();
+        let Some(by) = count(&f, &["--by", "function"]) else { return };
+        for (function, n) in &planted {
+            let row = row(&by, |r| r == function).unwrap_or_else(|| panic!("Go {release}: no {function}"));
+            assert_eq!(&row["count"], n, "Go {release}");
+        }
+        let own = planted["main.waitOwn"].as_u64().expect("a number");
+        let shared = planted["main.waitShared"].clone();
+        let by = count(&f, &["--by", "lock", "--creator", "main.goroutines"]).expect("an answer");
+        let rows = by["by"].as_array().expect("rows");
+        assert_eq!(rows[0]["count"], shared, "Go {release}: all on one channel");
+        assert!(
+            rows.len() as u64 == own + 1 && rows[1..].iter().all(|r| r["count"] == 1),
+            "Go {release}: {}",
+            rows.len()
+        );
+        let cheap = count(&f, &["--hold", "none", "--creator", "main.goroutines"]).expect("an answer");
+        assert_eq!(cheap["count"], 10_000, "Go {release}");
+        assert_eq!(cheap["groups"].as_array().map(Vec::len), Some(2), "Go {release}: {cheap}");
+        assert_eq!(cheap["groups"][0]["count"], 5_000, "Go {release}");
+        // Nothing can prove that they are stuck: main could close the channels.
+        let a = answer(&["locks", &f.pid()]).expect("an answer");
+        assert_eq!(a["result"]["proven_leaks"].as_array().map(Vec::len), Some(0), "Go {release}");
+        assert_eq!(a["result"]["waits"]["chan-receive"].as_u64().map(|n| n >= 10_000), Some(true), "Go {release}");
+    }
+}
+
+/// Without stopping the program: the same goroutines and states as when it stands still, and a busy program is not disturbed.
+#[test]
+fn a_look_without_hold() {
+    for (release, variant) in RELEASES.into_iter().flat_map(|r| ["dwarf", "stripped"].map(|v| (r, v))) {
+        let Some(f) = Fixture::start(release, variant, "goroutines", &["all"]) else { continue };
+        let Some(a) = answer(&["goroutines", &f.pid(), "--limit", "0", "--hold", "none"]) else { return };
+        let what = format!("Go {release} {variant}");
+        assert!(a["hold"]["stopped_ms"].is_null() && a["result"]["without_stacks"] == true, "{what}: {}", a["hold"]);
+        let groups = a["result"]["groups"].as_array().expect("groups");
+        for g in f.ready["truth"]["goroutines"].as_array().expect("goroutines") {
+            let goid = g["goid"].as_u64().expect("a number");
+            let group = groups.iter().find(|o| goids(&o["goids"]).contains(&goid));
+            let group = group.unwrap_or_else(|| panic!("{what}: {g} is missing"));
+            let reason = group["wait_reason"].as_str().filter(|r| !r.is_empty()).or(group["status"].as_str());
+            assert_eq!(reason, g["wait_reason"].as_str(), "{what}: {g}");
+            if let Some(creator) = g["created_by"].as_str() {
+                assert_eq!(group["created_by"]["function"], creator, "{what}: {g}");
+            }
+        }
+    }
+    let Some(mut f) = Fixture::start("1.27", "stripped", "busy", &["churn", "4"]) else { return };
+    for _ in 0..25 {
+        let Some(a) = answer(&["goroutines", &f.pid(), "--limit", "0", "--hold", "none"]) else { return };
+        let all = chosen(&a["result"]);
+        assert!(all.contains(&1) && all.len() >= 5, "{}", a["result"]);
+        assert_eq!(f.command("progress")["ok"], true);
     }
 }

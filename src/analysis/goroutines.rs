@@ -279,14 +279,7 @@ fn longest(old: Option<f64>, new: Option<f64>) -> Option<f64> {
 }
 
 /// Groups the goroutines `chosen`. `label`: the one whose values `By::Label` counts by, else all of a goroutine.
-pub fn group(
-    rt: &Runtime,
-    built: &Built,
-    chosen: &[usize],
-    known: &Known,
-    by: By,
-    label: Option<&str>,
-) -> Goroutines {
+pub fn group(rt: &Runtime, built: &Built, chosen: &[usize], known: &Known, by: By, label: Option<&str>) -> Goroutines {
     type Key<'a> = (Vec<u64>, Status, &'a str, Addr, Addr, &'a [(String, String)]);
     let mut index: HashMap<Key<'_>, usize> = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();
@@ -395,11 +388,8 @@ fn size(bytes: u64) -> (usize, String) {
 }
 
 fn label_of(own: &[(String, String)], label: Option<&str>) -> String {
-    let shown: Vec<String> = own
-        .iter()
-        .filter(|(k, _)| label.is_none_or(|l| l == k))
-        .map(|(k, v)| format!("{k}={v:?}"))
-        .collect();
+    let shown: Vec<String> =
+        own.iter().filter(|(k, _)| label.is_none_or(|l| l == k)).map(|(k, v)| format!("{k}={v:?}")).collect();
     if shown.is_empty() { "(no label)".to_owned() } else { shown.join(" ") }
 }
 

@@ -575,19 +575,15 @@ pub fn waits_for(places: &Places<'_>, waits: &[Wait], index: usize) -> String {
 }
 
 /// What each goroutine waits for: the address, and its name where heap and types are there.
-pub fn all_waited_for(
-    rt: &Runtime,
-    scene: Option<(&Heap, &Typed)>,
-    built: &Built,
-    waits: &[Wait],
-) -> Vec<WaitsFor> {
+pub fn all_waited_for(rt: &Runtime, scene: Option<(&Heap, &Typed)>, built: &Built, waits: &[Wait]) -> Vec<WaitsFor> {
     let places = scene.map(|(heap, typed)| Places::new(rt, heap, built, typed, objects_to_name(heap, waits)));
     let mut named: HashMap<(WaitKind, Vec<Addr>), String> = HashMap::new();
     waits
         .iter()
         .enumerate()
         .map(|(i, w)| {
-            let mut addrs: Vec<Addr> = w.cases.iter().map(|c| c.chan).chain([w.addr]).filter(|a| !a.is_null()).collect();
+            let mut addrs: Vec<Addr> =
+                w.cases.iter().map(|c| c.chan).chain([w.addr]).filter(|a| !a.is_null()).collect();
             addrs.sort_unstable();
             addrs.dedup();
             let what = !addrs.is_empty() || matches!(w.kind, WaitKind::NilChan | WaitKind::EmptySelect);

@@ -253,8 +253,7 @@ pub fn run(args: &GoroutinesArgs) -> Result<(), Failure> {
         let traces = goroutines::traces(&s.rt, &built, &chosen, &known.labels, known.now);
         return Ok(forms::debug2(&mut io::BufWriter::new(io::stdout().lock()), &traces)?);
     }
-    let mut g =
-        s.stage("group", |rt| goroutines::group(rt, &built, &chosen, &known, all.by, by_label.as_deref()));
+    let mut g = s.stage("group", |rt| goroutines::group(rt, &built, &chosen, &known, all.by, by_label.as_deref()));
     if let Some((heap, _)) = scene.as_ref().filter(|_| wanted.retained) {
         s.stage("group sizes", |_| goroutines::measure(heap, &built, &mut g));
     }
