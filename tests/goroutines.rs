@@ -129,7 +129,7 @@ fn chosen(result: &Value) -> BTreeSet<u64> {
 }
 
 /// The row of that name, and that rows add up.
-fn row<'a>(result: &'a Value, name: impl Fn(&str) -> bool) -> Option<&'a Value> {
+fn row(result: &Value, name: impl Fn(&str) -> bool) -> Option<&Value> {
     let rows = result["by"].as_array().expect("rows");
     assert_eq!(result["count"], rows.iter().filter_map(|r| r["count"].as_u64()).sum::<u64>());
     rows.iter().find(|r| name(r["name"].as_str().expect("a name")))
