@@ -112,7 +112,7 @@ impl Part {
 /// All goroutines with their stacks. Cost: some reads a goroutine and a frame, on all cores.
 pub fn goroutines(rt: &Runtime) -> Result<(Vec<Goroutine>, Vec<Stack>), ReadError> {
     let goroutines = crate::runtime::sched::read(rt)?;
-    let stacks: Vec<Stack> = goroutines.par_iter().map(|g| stack::walk(rt, g)).collect();
+    let stacks = stack::walk_all(rt, &goroutines);
     for (g, s) in goroutines.iter().zip(&stacks) {
         if let Some(why) = &s.truncated {
             rt.diag.note("goroutine stack cut short", format_args!("goroutine {}: {why}", g.goid));

@@ -65,13 +65,16 @@ pub struct Chain {
 }
 
 const MAX_CHAINS: usize = 100;
+const MAX_CYCLES: usize = 1000;
+/// Steps of all chains together: beyond, further goroutines have no chain of their own.
+const MAX_STEPS: usize = 1 << 24;
 
 /// Cycles of waiting: each a list of goroutines that wait for the next, the last for the first. Edges that are merely
 /// possible are not followed, and a channel that several could serve is no deadlock.
 pub fn cycles(edges: &[Edge]) -> Vec<Vec<Goid>> {
     let next = followed(edges);
     let mut done: HashSet<Goid> = HashSet::new();
-    let mut out = Vec::new();
+    let (mut out, mut known) = (Vec::new(), HashSet::new());
     for &start in next.keys() {
         // Depth first with the current way on a stack.
         let mut way: Vec<(Goid, usize)> = vec![(start, 0)];
@@ -87,7 +90,7 @@ pub fn cycles(edges: &[Edge]) -> Vec<Vec<Goid>> {
                     let mut cycle: Vec<Goid> = way[on_way[&t]..].iter().map(|w| w.0).collect();
                     let least = (0..cycle.len()).min_by_key(|&i| cycle[i]).unwrap_or(0);
                     cycle.rotate_left(least);
-                    if !out.contains(&cycle) {
+                    if out.len() < MAX_CYCLES && known.insert(cycle.clone()) {
                         out.push(cycle);
                     }
                 }
@@ -129,10 +132,15 @@ pub fn chains(edges: &[Edge], mut does: impl FnMut(Goid) -> Doing) -> Vec<Chain>
     let next = followed(edges);
     let waited: HashSet<Goid> = next.values().flatten().copied().collect();
     let mut by_tail: BTreeMap<Vec<Goid>, (Goid, u64)> = BTreeMap::new();
+    let mut steps = 0;
     for &g in next.keys().filter(|g| !waited.contains(g)) {
+        if steps > MAX_STEPS {
+            break;
+        }
         let (mut tail, mut at, mut seen) = (Vec::new(), g, HashSet::from([g]));
         while let Some(&to) = next.get(&at).and_then(|l| l.first()) {
             tail.push(to);
+            steps += 1;
             if !seen.insert(to) {
                 break;
             }

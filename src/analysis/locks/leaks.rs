@@ -49,6 +49,8 @@ pub struct LeakGroup {
     pub goids: Vec<Goid>,
 }
 
+const UNPROVABLE: &str = "leaks cannot be proven, since something could not be read that may lead to what is waited for";
+
 /// Waits that only other goroutines can end.
 fn blocked(w: &Wait) -> bool {
     match w.kind {
@@ -64,8 +66,18 @@ fn blocked(w: &Wait) -> bool {
     }
 }
 
-/// Indices of the goroutines that are proven to leak. Cost: one visit of every edge, and of every stack word once.
-pub fn proven(heap: &Heap, built: &Built, waits: &[Wait]) -> Vec<usize> {
+/// Indices of the goroutines that are proven to leak: none where roots are missing, because a stack or a goroutine could not
+/// be read. Cost: one visit of every edge, and of every stack word once.
+pub fn proven(rt: &Runtime, heap: &Heap, built: &Built, waits: &[Wait]) -> Vec<usize> {
+    let unread = built.stacks.iter().position(|s| s.lost);
+    if let Some(i) = unread {
+        rt.diag.note(UNPROVABLE, format_args!("the stack of goroutine {}", built.goroutines[i].goid));
+        return Vec::new();
+    }
+    if rt.diag.list().iter().any(|d| d.kind == crate::runtime::sched::UNREADABLE) {
+        rt.diag.note(UNPROVABLE, "a goroutine's record");
+        return Vec::new();
+    }
     stuck(heap, built, waits, None)
 }
 

@@ -199,7 +199,7 @@ fn look(s: &mut Session, all: &GoroutinesArgs, wanted: &Wanted) -> Result<Look, 
     let mut proven = None;
     if let Some((heap, _)) = &scene {
         if all.leaks {
-            proven = Some(s.stage("leaks", |_| leaks::proven(heap, &built, &waits)).into_iter().collect());
+            proven = Some(s.stage("leaks", |rt| leaks::proven(rt, heap, &built, &waits)).into_iter().collect());
         }
         if wanted.retained {
             if s.saved().is_none() {

@@ -54,7 +54,7 @@ pub fn run(args: &LocksArgs) -> Result<(), Failure> {
         let chains = chains::chains(&edges, |g| {
             index(g).map_or(Doing::default(), |i| chains::doing(rt, &built, &waits, i, descriptors.as_mut(), now))
         });
-        let proven = leaks::proven(&heap, &built, &waits);
+        let proven = leaks::proven(rt, &heap, &built, &waits);
         let suspected = leaks::suspected(rt, &heap, &built, &waits, &proven);
         let name = |i| locks::waits_for(&places, &waits, i);
         let mut suspected = leaks::groups(rt, &built, &waits, &suspected, now, name);

@@ -50,10 +50,11 @@ fn map(rt: &Runtime, at: Addr) -> Option<Vec<(String, String)>> {
     let count = h.opt(Field::HmapCount)?.min(MAX_LABELS) as usize;
     let log = h.opt(Field::HmapB)?.min(6);
     let first = Addr(h.opt(Field::HmapBuckets)?);
-    let mut out = Vec::new();
+    let (mut out, mut left) = (Vec::new(), 2 * MAX_LABELS);
     for b in 0..1u64 << log {
         let mut bucket = first.offset(b * BUCKET);
-        for _ in 0..MAX_LABELS {
+        loop {
+            left = left.checked_sub(1)?;
             let raw = rt.target.read_vec(bucket, BUCKET, BUCKET).ok()?;
             for i in 0..8 {
                 // Below 5 the slot is empty or moved (runtime/map.go minTopHash).

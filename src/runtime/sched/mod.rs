@@ -114,6 +114,9 @@ pub struct Goroutine {
     pub regs: Option<Registers>,
 }
 
+/// What is noted where the record of a goroutine cannot be read.
+pub const UNREADABLE: &str = "goroutine unreadable";
+
 /// More goroutines than this are taken for garbage.
 const MAX_GOROUTINES: u64 = 1 << 26;
 const MAX_THREADS: usize = 1 << 20;
@@ -140,7 +143,7 @@ pub fn read(rt: &Runtime) -> Result<Vec<Goroutine>, ReadError> {
     for batch in all.chunks(4096) {
         for (&addr, raw) in batch.iter().zip(scattered(rt, batch, size)) {
             let Some(raw) = raw else {
-                rt.diag.note("goroutine unreadable", format_args!("g at {addr}"));
+                rt.diag.note(UNREADABLE, format_args!("g at {addr}"));
                 continue;
             };
             let g = decode(rt, &Record::new(&rt.layout, addr, raw), &running)?;
@@ -149,7 +152,10 @@ pub fn read(rt: &Runtime) -> Result<Vec<Goroutine>, ReadError> {
             }
         }
     }
-    out.sort_by_key(|g| g.goid);
+    out.sort_by_key(|g| (g.goid, g.addr));
+    let n = out.len();
+    out.dedup_by_key(|g| g.addr);
+    rt.diag.note_many("goroutines listed twice", (n - out.len()) as u64, "runtime.allgs");
     Ok(out)
 }
 
@@ -173,7 +179,7 @@ pub fn read_running(rt: &Runtime) -> Result<Vec<Goroutine>, ReadError> {
             let mut again = Vec::new();
             for (&i, raw) in open.iter().zip(scattered(rt, &at, size)) {
                 let Some(raw) = raw else {
-                    rt.diag.note("goroutine unreadable", format_args!("g at {}", batch[i]));
+                    rt.diag.note(UNREADABLE, format_args!("g at {}", batch[i]));
                     continue;
                 };
                 let g = decode(rt, &Record::new(&rt.layout, batch[i], raw), &none)?;

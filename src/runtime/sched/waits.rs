@@ -153,7 +153,13 @@ impl SyncLayout {
 /// Sudogs in one goroutine's own list: a select has at most 65536 cases.
 const MAX_CASES: usize = 1 << 16;
 /// Waiters in all queues together.
-const MAX_WAITERS: usize = 1 << 26;
+const MAX_WAITERS: u64 = 1 << 26;
+
+/// No more sudogs than this can lie in the target's memory.
+fn most_waiters(rt: &Runtime) -> usize {
+    let size = rt.layout.size(Struct::Sudog).unwrap_or(0).max(64);
+    (rt.target.readable_bytes() / size).min(MAX_WAITERS) as usize
+}
 /// Roots of the runtime's semaphore table (runtime/sema.go semTabSize).
 const SEMA_ROOTS: u64 = 251;
 /// Logical frames that are looked at for the kind.
@@ -201,14 +207,14 @@ fn semaphores(rt: &Runtime) -> HashMap<Addr, (Addr, Addr)> {
         rt.diag.note("semaphore table unreadable", table);
         return out;
     };
-    let mut seen = HashSet::new();
+    let (mut seen, most) = (HashSet::new(), most_waiters(rt));
     let mut todo: Vec<Addr> = (0..SEMA_ROOTS)
         .filter_map(|i| bytes::u64_at(&raw, (i * stride) as usize + treap.offset as usize))
         .filter(|&a| a != 0)
         .map(Addr)
         .collect();
     while let Some(at) = todo.pop() {
-        if seen.len() > MAX_WAITERS || !seen.insert(at) {
+        if seen.len() > most || !seen.insert(at) {
             rt.diag.note("semaphore queue runs in a circle", at);
             continue;
         }
@@ -220,7 +226,7 @@ fn semaphores(rt: &Runtime) -> HashMap<Addr, (Addr, Addr)> {
         todo.extend([s.prev, s.next].into_iter().filter(|a| !a.is_null()));
         out.insert(s.g, (s.elem, at));
         let mut link = s.waitlink;
-        while !link.is_null() && seen.len() <= MAX_WAITERS {
+        while !link.is_null() && seen.len() <= most {
             if !seen.insert(link) {
                 rt.diag.note("semaphore queue runs in a circle", link);
                 break;
@@ -236,33 +242,65 @@ fn semaphores(rt: &Runtime) -> HashMap<Addr, (Addr, Addr)> {
     out
 }
 
-/// Senders queued at channels, by channel: tells the direction of select cases.
+/// Queues that were walked: each once, however many stand in it.
 #[derive(Default)]
-struct Senders {
-    known: HashMap<Addr, HashSet<Addr>>,
+struct Queues {
+    /// Sudogs of senders by channel: tells the direction of select cases.
+    senders: HashMap<Addr, HashSet<Addr>>,
+    /// Sudog of each goroutine in the list of a Cond, by Cond.
+    conds: HashMap<Addr, HashMap<Addr, Addr>>,
     walked: usize,
+    most: usize,
 }
 
-impl Senders {
-    fn has(&mut self, rt: &Runtime, chan: Addr, sudog_at: Addr) -> bool {
-        if !self.known.contains_key(&chan) {
-            let mut set = HashSet::new();
+impl Queues {
+    fn of(rt: &Runtime) -> Queues {
+        Queues { most: most_waiters(rt), ..Queues::default() }
+    }
+
+    /// Sudogs from `at` on along `next`, with their goroutines. `what`: what to say where the queue is broken.
+    fn walk(&mut self, rt: &Runtime, mut at: Addr, of: Addr, what: [&'static str; 2]) -> Vec<(Addr, Addr)> {
+        let (mut out, mut seen) = (Vec::new(), HashSet::new());
+        while !at.is_null() && self.walked < self.most {
+            self.walked += 1;
+            if !seen.insert(at) {
+                rt.diag.note(what[0], of);
+                break;
+            }
+            let Some(s) = sudog(rt, at) else {
+                rt.diag.note(what[1], format_args!("{of}: sudog at {at}"));
+                break;
+            };
+            out.push((at, s.g));
+            at = s.next;
+        }
+        out
+    }
+
+    fn sends(&mut self, rt: &Runtime, chan: Addr, sudog_at: Addr) -> bool {
+        if !self.senders.contains_key(&chan) {
             let head = rt.layout.field(Field::HchanSendq).and_then(|q| {
                 let first = rt.layout.field(Field::WaitqFirst).map_or(0, |f| f.offset);
                 rt.target.read_ptr(chan.offset((q.offset + first).into())).ok()
             });
-            let mut at = head.unwrap_or_default();
-            while !at.is_null() && self.walked < MAX_WAITERS {
-                self.walked += 1;
-                if !set.insert(at) {
-                    rt.diag.note("channel queue runs in a circle", chan);
-                    break;
-                }
-                at = sudog(rt, at).map_or(Addr::NULL, |s| s.next);
-            }
-            self.known.insert(chan, set);
+            let what = ["channel queue runs in a circle", "channel queue broken"];
+            let list = self.walk(rt, head.unwrap_or_default(), chan, what);
+            self.senders.insert(chan, list.into_iter().map(|(at, _)| at).collect());
         }
-        self.known.get(&chan).is_some_and(|s| s.contains(&sudog_at))
+        self.senders.get(&chan).is_some_and(|s| s.contains(&sudog_at))
+    }
+
+    /// The sudog of goroutine `g` in the list of the Cond at `cond`, if it stands there.
+    fn in_cond(&mut self, rt: &Runtime, l: &SyncLayout, cond: Addr, g: Addr) -> Option<Addr> {
+        if !self.conds.contains_key(&cond) {
+            let head = rt.target.read_ptr(cond.offset(l.cond_notify + l.notify_head)).unwrap_or_default();
+            // A live word that leads to no Cond has nothing there that could be one's list.
+            let real = sudog(rt, head).is_some_and(|s| s.chan.is_null());
+            let head = if real { head } else { Addr::NULL };
+            let list = self.walk(rt, head, cond, ["list of a Cond runs in a circle", "list of a Cond broken"]);
+            self.conds.insert(cond, list.into_iter().map(|(at, g)| (g, at)).collect());
+        }
+        self.conds.get(&cond)?.get(&g).copied()
     }
 }
 
@@ -309,7 +347,7 @@ fn semaphore_owner(names: &[&str], l: &SyncLayout) -> (WaitKind, u64, u64) {
 pub fn read(rt: &Runtime, goroutines: &[Goroutine], stacks: &[Stack]) -> Vec<Wait> {
     let l = SyncLayout::of(rt);
     let semaphores = semaphores(rt);
-    let mut senders = Senders::default();
+    let mut queues = Queues::of(rt);
     let mut kinds: HashMap<Vec<Addr>, Vec<&str>> = HashMap::new();
     goroutines
         .iter()
@@ -321,7 +359,7 @@ pub fn read(rt: &Runtime, goroutines: &[Goroutine], stacks: &[Stack]) -> Vec<Wai
                 Status::Waiting | Status::Leaked => {
                     let key = stack.frames.iter().take(12).map(|f| f.pc).collect();
                     let names = kinds.entry(key).or_insert_with(|| inner_names(rt, stack));
-                    one(rt, &l, g, stack, names, &semaphores, &mut senders, &mut w);
+                    one(rt, &l, g, stack, names, &semaphores, &mut queues, &mut w);
                 }
                 _ => {}
             }
@@ -338,7 +376,7 @@ fn one(
     stack: &Stack,
     names: &[&str],
     semaphores: &HashMap<Addr, (Addr, Addr)>,
-    senders: &mut Senders,
+    queues: &mut Queues,
     w: &mut Wait,
 ) {
     let reason = g.wait_reason.as_str();
@@ -375,7 +413,7 @@ fn one(
             let send = match w.kind {
                 WaitKind::ChanReceive => false,
                 WaitKind::ChanSend => true,
-                _ => s.select && senders.has(rt, s.chan, at),
+                _ => s.select && queues.sends(rt, s.chan, at),
             };
             w.cases.push(Case { chan: s.chan, send });
         } else if !s.elem.is_null() {
@@ -409,7 +447,7 @@ fn one(
                 None => rt.diag.note("semaphore of a goroutine not found", format_args!("goroutine {}", g.goid)),
             }
         }
-        WaitKind::Cond => cond(rt, l, g, stack, w),
+        WaitKind::Cond => cond(rt, l, g, stack, queues, w),
         WaitKind::Io => w.fd = descriptor(rt, l, g, stack),
         WaitKind::Sleep => {
             w.until = Some(g.sleep_when).filter(|&t| t != 0).or_else(|| {
@@ -439,24 +477,14 @@ fn frame_words<'s>(rt: &'s Runtime, stack: &'s Stack, prefix: &'static str) -> i
 }
 
 /// The Cond: a live word of the frame of Wait whose list has this goroutine.
-fn cond(rt: &Runtime, l: &SyncLayout, g: &Goroutine, stack: &Stack, w: &mut Wait) {
+fn cond(rt: &Runtime, l: &SyncLayout, g: &Goroutine, stack: &Stack, queues: &mut Queues, w: &mut Wait) {
     for at in frame_words(rt, stack, "sync.(*Cond).Wait") {
-        let mut link = rt.target.read_ptr(at.offset(l.cond_notify + l.notify_head)).unwrap_or_default();
-        let mut seen = HashSet::new();
-        while !link.is_null() && seen.len() < 1 << 20 {
-            if !seen.insert(link) {
-                rt.diag.note("list of a Cond runs in a circle", at);
-                break;
+        if let Some(link) = queues.in_cond(rt, l, at, g.addr) {
+            w.addr = at;
+            if !w.sudogs.contains(&link) {
+                w.sudogs.push(link);
             }
-            let Some(s) = sudog(rt, link) else { break };
-            if s.g == g.addr {
-                w.addr = at;
-                if !w.sudogs.contains(&link) {
-                    w.sudogs.push(link);
-                }
-                return;
-            }
-            link = s.next;
+            return;
         }
     }
     rt.diag.note("Cond of a goroutine not found", format_args!("goroutine {}", g.goid));

@@ -2,7 +2,14 @@
 //! Reads pcsp, stack maps, stack objects (runtime/traceback.go, stkframe.go, mgcstack.go). Used by `graph` (roots) and
 //! `analysis`. Needs no DWARF and no frame pointers.
 
-use super::{Runtime, sched::Goroutine};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use rayon::prelude::*;
+
+use super::{Runtime, layout::Struct, sched::Goroutine};
 use crate::{
     base::{Addr, bytes},
     image::pclntab::{Func, funcdata, pcdata},
@@ -36,24 +43,61 @@ pub struct Stack {
     /// Innermost first.
     pub frames: Vec<Frame>,
     pub words: Vec<StackWord>,
-    /// Why the walk ended before the goroutine's first frame, if it did.
+    /// Why the walk ended before the goroutine's first frame, if it did. What lies above is then taken for pointers
+    /// conservatively.
     pub truncated: Option<String>,
+    /// Some of its words could not be read: roots are missing.
+    pub lost: bool,
 }
 
 /// Frames followed at most (Go's own limit is the 1 GB stack).
 const MAX_FRAMES: usize = 1 << 20;
 const MAX_STACK: u64 = 1 << 30;
+/// Words of a stack whose frames are not known that are taken for pointers.
+const MAX_UNKNOWN: u64 = 1 << 22;
 
-struct Walker<'r> {
-    rt: &'r Runtime,
+struct Walker<'r, 'm> {
+    rt: &'m Runtime,
     /// Stack memory from `base` to the stack's end.
     base: Addr,
     mem: Vec<u8>,
     out: Stack,
     objects: Vec<(Addr, u64, u64, Addr)>,
+    /// Records of deferred calls that may still be read, by all walks together.
+    defers: &'r AtomicU64,
+    memo: &'r mut Memo<'m>,
 }
 
-impl Walker<'_> {
+/// What the tables say of each pc: most goroutines stand where others stand, too.
+#[derive(Default)]
+struct Memo<'m> {
+    /// Function and frame size.
+    frames: HashMap<Addr, Option<(Func<'m>, Option<i32>)>>,
+    /// Number of the stack map.
+    maps: HashMap<Addr, i32>,
+}
+
+/// Pcs that are remembered.
+const MAX_MEMO: usize = 1 << 16;
+
+impl<'m> Memo<'m> {
+    fn frame(&mut self, rt: &'m Runtime, pc: Addr) -> Option<(Func<'m>, Option<i32>)> {
+        if self.frames.len() > MAX_MEMO {
+            self.frames.clear();
+        }
+        let look = || rt.image.pclntab.find(pc).map(|f| (f, f.pcsp(pc)));
+        *self.frames.entry(pc).or_insert_with(look)
+    }
+
+    fn map(&mut self, func: &Func<'_>, pc: Addr) -> i32 {
+        if self.maps.len() > MAX_MEMO {
+            self.maps.clear();
+        }
+        *self.maps.entry(pc).or_insert_with(|| func.pcdata(pcdata::STACK_MAP_INDEX, pc).unwrap_or(-1))
+    }
+}
+
+impl Walker<'_, '_> {
     fn word(&self, at: Addr) -> Option<u64> {
         bytes::u64_at(&self.mem, usize::try_from(at.distance_from(self.base)?).ok()?)
     }
@@ -62,6 +106,16 @@ impl Walker<'_> {
         match self.word(at) {
             Some(0) | None => {}
             Some(value) => self.out.words.push(StackWord { at, value, frame, conservative }),
+        }
+    }
+
+    /// Takes what lies from `at` on for pointers: frames there are not known.
+    fn rest(&mut self, at: Addr, hi: Addr) {
+        let words = hi.0.saturating_sub(at.0) / 8;
+        self.out.lost |= words > MAX_UNKNOWN;
+        let frame = (self.out.frames.len() as u32).saturating_sub(1);
+        for i in 0..words.min(MAX_UNKNOWN) {
+            self.push(at.offset(8 * i), frame, true);
         }
     }
 
@@ -84,30 +138,125 @@ impl Walker<'_> {
     }
 }
 
-/// Walks one goroutine's stack. Cost: one read of the used part of the stack, one table lookup a frame.
-pub fn walk(rt: &Runtime, g: &Goroutine) -> Stack {
+/// Stacks of all goroutines, on all cores. Stacks that lie on one another cannot all be true: the smaller ones are believed.
+pub fn walk_all(rt: &Runtime, goroutines: &[Goroutine]) -> Vec<Stack> {
+    let size = rt.layout.size(Struct::Defer).unwrap_or(0).max(16);
+    let defers = AtomicU64::new(rt.target.readable_bytes() / size);
+    let refused = overlapping(goroutines);
+    let parts: Vec<Vec<Stack>> = goroutines
+        .par_chunks(CHUNK)
+        .enumerate()
+        .map(|(n, part)| {
+            let mut memo = Memo::default();
+            let memory = used(rt, part);
+            let each = part.iter().zip(memory).enumerate();
+            each.map(|(i, (g, memory))| {
+                if refused.contains(&(n * CHUNK + i)) {
+                    let (lo, hi) = g.stack;
+                    let why = format!("its stack {lo}..{hi} lies on that of another goroutine");
+                    return Stack { truncated: Some(why), lost: true, ..Stack::default() };
+                }
+                walk(rt, g, memory, &defers, &mut memo)
+            })
+            .collect()
+        })
+        .collect();
+    parts.into_iter().flatten().collect()
+}
+
+/// Goroutines whose stacks are read together.
+const CHUNK: usize = 512;
+/// Used parts of stacks that are read together; larger ones are read one by one.
+const SMALL: u64 = 16 << 10;
+
+/// Where the walk of a goroutine begins: pc, sp, link register, and whether its thread was stopped there.
+fn start(g: &Goroutine) -> (Addr, Addr, Addr, bool) {
+    if !g.syscall_sp.is_null() {
+        return (g.syscall_pc, g.syscall_sp, Addr::NULL, false);
+    }
+    match &g.regs {
+        Some(r) if r.sp >= g.stack.0 && r.sp < g.stack.1 => (r.pc, r.sp, r.lr, true),
+        _ => (g.sched_pc, g.sched_sp, g.sched_lr, false),
+    }
+}
+
+/// The used parts of stacks, where they are small and can be read.
+fn used(rt: &Runtime, part: &[Goroutine]) -> Vec<Option<Vec<u8>>> {
+    let size = |g: &Goroutine| {
+        let sp = start(g).1;
+        (sp >= g.stack.0).then(|| g.stack.1.distance_from(sp)).flatten().filter(|&n| n > 0 && n <= SMALL)
+    };
+    let mut out: Vec<Option<Vec<u8>>> = part.iter().map(|g| size(g).map(|n| vec![0; n as usize])).collect();
+    let (mut which, mut ranges): (Vec<usize>, Vec<(Addr, &mut [u8])>) = (Vec::new(), Vec::new());
+    for (i, (g, buf)) in part.iter().zip(&mut out).enumerate() {
+        if let Some(buf) = buf {
+            which.push(i);
+            ranges.push((start(g).1, buf.as_mut_slice()));
+        }
+    }
+    let ok = rt.target.memory.read_scattered(&mut ranges);
+    for (i, ok) in which.into_iter().zip(ok) {
+        if ok.is_err() {
+            out[i] = None;
+        }
+    }
+    out
+}
+
+/// Indices of goroutines whose stacks overlap a smaller one. Cost: a sort; where there are such, a search for each.
+fn overlapping(goroutines: &[Goroutine]) -> HashSet<usize> {
+    let size = |i: usize| goroutines[i].stack.1.0.saturating_sub(goroutines[i].stack.0.0);
+    let mut order: Vec<usize> = (0..goroutines.len()).filter(|&i| size(i) > 0).collect();
+    order.sort_unstable_by_key(|&i| goroutines[i].stack);
+    let fine = order.windows(2).all(|w| goroutines[w[0]].stack.1 <= goroutines[w[1]].stack.0);
+    let mut refused = HashSet::new();
+    if fine {
+        return refused;
+    }
+    order.sort_by_key(|&i| size(i));
+    let mut taken: BTreeMap<Addr, Addr> = BTreeMap::new();
+    for i in order {
+        let (lo, hi) = goroutines[i].stack;
+        if taken.range(..hi).next_back().is_some_and(|(_, &end)| end > lo) {
+            refused.insert(i);
+        } else {
+            taken.insert(lo, hi);
+        }
+    }
+    refused
+}
+
+/// Walks one goroutine's stack. `memory`: its used part, where it was read already. Cost: else one read of that, and one
+/// table lookup a frame.
+fn walk<'m>(
+    rt: &'m Runtime,
+    g: &Goroutine,
+    memory: Option<Vec<u8>>,
+    defers: &AtomicU64,
+    memo: &mut Memo<'m>,
+) -> Stack {
     let amd64 = rt.target.arch == Arch::Amd64;
     let (lo, hi) = g.stack;
     let on_stack = |a: Addr| a >= lo && a < hi;
-    let (mut pc, mut sp, mut lr, mut interrupted) = if !g.syscall_sp.is_null() {
-        (g.syscall_pc, g.syscall_sp, Addr::NULL, false)
-    } else {
-        match &g.regs {
-            Some(r) if on_stack(r.sp) => (r.pc, r.sp, r.lr, true),
-            _ => (g.sched_pc, g.sched_sp, g.sched_lr, false),
-        }
-    };
-    let mut w = Walker { rt, base: sp, mem: Vec::new(), out: Stack::default(), objects: Vec::new() };
+    let (mut pc, mut sp, mut lr, mut interrupted) = start(g);
+    let mut w = Walker { rt, base: sp, mem: Vec::new(), out: Stack::default(), objects: Vec::new(), defers, memo };
     if !on_stack(sp) {
         w.out.truncated = Some(format!("stack pointer {sp} is outside the stack {lo}..{hi}"));
-        return w.out;
+        w.base = lo;
     }
-    match rt.target.read_vec(sp, hi.0 - sp.0, MAX_STACK) {
+    let read = |base: Addr| rt.target.read_vec(base, hi.0.saturating_sub(base.0), MAX_STACK);
+    match memory.filter(|_| w.base == sp).map_or_else(|| read(w.base), Ok) {
         Ok(mem) => w.mem = mem,
         Err(e) => {
             w.out.truncated = Some(e.to_string());
+            w.out.lost = true;
             return w.out;
         }
+    }
+    if w.out.truncated.is_some() {
+        w.rest(lo, hi);
+        stack_objects(&mut w, g);
+        return w.out;
     }
     if interrupted && let Some(r) = &g.regs {
         // A thread stopped anywhere holds pointers in registers.
@@ -125,11 +274,11 @@ pub fn walk(rt: &Runtime, g: &Goroutine) -> Stack {
             w.out.truncated = Some(format!("more than {MAX_FRAMES} frames"));
             break;
         }
-        let Some(func) = rt.image.pclntab.find(pc) else {
+        let Some((func, delta)) = w.memo.frame(rt, pc) else {
             w.out.truncated = Some(format!("{pc} is in no Go function"));
             break;
         };
-        let Some(delta) = func.pcsp(pc).filter(|&d| d >= 0) else {
+        let Some(delta) = delta.filter(|&d| d >= 0) else {
             w.out.truncated = Some(format!("no frame size for {} at {pc}", func.name()));
             break;
         };
@@ -179,6 +328,9 @@ pub fn walk(rt: &Runtime, g: &Goroutine) -> Stack {
             break;
         }
     }
+    if w.out.truncated.is_some() {
+        w.rest(sp, hi);
+    }
     stack_objects(&mut w, g);
     w.out
 }
@@ -195,7 +347,7 @@ struct LiveAt<'t> {
 
 impl LiveAt<'_> {
     /// Adds the live words of one frame, and remembers its stack objects.
-    fn words(&self, w: &mut Walker, conservative: bool) {
+    fn words(&self, w: &mut Walker<'_, '_>, conservative: bool) {
         let LiveAt { func, pc, sp, fp, frame, .. } = *self;
         let ret = if self.amd64 { 8 } else { 0 };
         let mut varp = Addr(fp.0.wrapping_sub(ret));
@@ -224,7 +376,7 @@ impl LiveAt<'_> {
             pc
         };
         let target = if cont == func.entry() { cont } else { Addr(cont.0 - 1) };
-        let index = func.pcdata(pcdata::STACK_MAP_INDEX, target).unwrap_or(-1);
+        let index = w.memo.map(&func, target);
         let min = if self.amd64 { 0 } else { 16 };
         if varp.0.saturating_sub(sp.0) > min
             && let Some(map) = func.funcdata(funcdata::LOCALS_POINTER_MAPS)
@@ -255,7 +407,7 @@ impl LiveAt<'_> {
 
 /// Stack objects are live only if a live pointer leads into them: follow from the words found so far, from defer records
 /// and from other live stack objects.
-fn stack_objects(w: &mut Walker, g: &Goroutine) {
+fn stack_objects(w: &mut Walker<'_, '_>, g: &Goroutine) {
     w.objects.sort_by_key(|o| o.0);
     let mut done = vec![false; w.objects.len()];
     for value in [g.defer_head, g.panic_head, g.ctxt] {
@@ -282,14 +434,19 @@ fn stack_objects(w: &mut Walker, g: &Goroutine) {
 }
 
 /// Words of the defer records on the stack; those in the heap are found by their own pointer maps.
-fn defers(w: &mut Walker, g: &Goroutine) {
+fn defers(w: &mut Walker<'_, '_>, g: &Goroutine) {
     use super::layout::Field;
     let (Some(link), Some(func)) = (w.rt.layout.field(Field::DeferLink), w.rt.layout.field(Field::DeferFn)) else {
         return;
     };
-    let mut at = g.defer_head;
-    for _ in 0..1 << 16 {
-        if at.is_null() {
+    let (mut at, mut seen) = (g.defer_head, HashSet::new());
+    while !at.is_null() {
+        if !seen.insert(at) {
+            w.rt.diag.note("list of deferred calls runs in a circle", format_args!("goroutine {}", g.goid));
+            break;
+        }
+        if w.defers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_err() {
+            w.rt.diag.note("more deferred calls than fit into memory", format_args!("goroutine {}", g.goid));
             break;
         }
         let read = |off: u32| w.rt.target.read_ptr(at.offset(off.into())).unwrap_or_default();
