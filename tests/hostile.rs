@@ -245,7 +245,12 @@ fn records_of_garbage() {
         let a = answers(&s, "listed-twice", &[word(list, g.0)], "goroutines", "goroutines listed twice");
         assert_eq!(goids(&a).len(), all.len() - 1, "{}", s.what);
         let a = answers(&s, "nowhere", &[word(list, 0x7000_0000_0001)], "locks", "goroutine unreadable");
-        assert_eq!(a["result"]["proven_leaks"].as_array().map(Vec::len), Some(0), "{}: with a goroutine missing", s.what);
+        assert_eq!(
+            a["result"]["proven_leaks"].as_array().map(Vec::len),
+            Some(0),
+            "{}: with a goroutine missing",
+            s.what
+        );
         for (len, cap) in [(u64::MAX, u64::MAX), (1 << 40, 1 << 40), (10, 2)] {
             let patches = [word(allgs.offset(8), len), word(allgs.offset(16), cap)];
             let core = s.broken("allgs", &patches);
@@ -296,7 +301,8 @@ fn stacks_of_garbage() {
 fn deferred_calls_in_a_circle() {
     for release in RELEASES {
         let Some(s) = Scene::new(release, "leaks", &["defer-in-loop"]) else { continue };
-        let deferring = s.view.built.goroutines.iter().find(|g| !g.defer_head.is_null()).expect("some goroutine defers");
+        let deferring =
+            s.view.built.goroutines.iter().find(|g| !g.defer_head.is_null()).expect("some goroutine defers");
         let patch = word(s.member(deferring.defer_head, Field::DeferLink), deferring.defer_head.0);
         answers(&s, "defers", &[patch], "goroutines", "list of deferred calls runs in a circle");
     }
@@ -315,7 +321,13 @@ fn what_a_broken_stack_hides_is_not_proven() {
                 let core = s.broken(name, &[word(s.member(g.addr, field), 8)]);
                 let a = ask("locks", &core, &s.what).expect("an answer");
                 let proven = &a["result"]["proven_leaks"];
-                assert_eq!(proven.as_array().map(Vec::len), Some(0), "{} goroutine {} {name}: {proven}", s.what, g.goid);
+                assert_eq!(
+                    proven.as_array().map(Vec::len),
+                    Some(0),
+                    "{} goroutine {} {name}: {proven}",
+                    s.what,
+                    g.goid
+                );
             }
         }
     }

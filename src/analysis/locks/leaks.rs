@@ -49,7 +49,8 @@ pub struct LeakGroup {
     pub goids: Vec<Goid>,
 }
 
-const UNPROVABLE: &str = "leaks cannot be proven, since something could not be read that may lead to what is waited for";
+const UNPROVABLE: &str =
+    "leaks cannot be proven, since something could not be read that may lead to what is waited for";
 
 /// Waits that only other goroutines can end.
 fn blocked(w: &Wait) -> bool {

@@ -228,13 +228,7 @@ fn overlapping(goroutines: &[Goroutine]) -> HashSet<usize> {
 
 /// Walks one goroutine's stack. `memory`: its used part, where it was read already. Cost: else one read of that, and one
 /// table lookup a frame.
-fn walk<'m>(
-    rt: &'m Runtime,
-    g: &Goroutine,
-    memory: Option<Vec<u8>>,
-    defers: &AtomicU64,
-    memo: &mut Memo<'m>,
-) -> Stack {
+fn walk<'m>(rt: &'m Runtime, g: &Goroutine, memory: Option<Vec<u8>>, defers: &AtomicU64, memo: &mut Memo<'m>) -> Stack {
     let amd64 = rt.target.arch == Arch::Amd64;
     let (lo, hi) = g.stack;
     let on_stack = |a: Addr| a >= lo && a < hi;
