@@ -34,7 +34,7 @@ fn dump(text: &str) -> BTreeMap<u64, (String, Vec<String>)> {
 #[test]
 fn debug2_equals_the_runtimes_own_dump() {
     let mut compared = 0;
-    for (release, variant) in RELEASES.into_iter().flat_map(|r| ["dwarf", "stripped"].map(|v| (r, v))) {
+    for (release, variant) in RELEASES.into_iter().flat_map(|r| ["dwarf", "stripped", "noopt", "cgo"].map(|v| (r, v))) {
         let Some(mut f) = Fixture::start(release, variant, "goroutines", &["all"]) else { continue };
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("stacks");
@@ -282,5 +282,30 @@ fn a_look_without_hold() {
         let all = chosen(&a["result"]);
         assert!(all.contains(&1) && all.len() >= 5, "{}", a["result"]);
         assert_eq!(f.command("progress")["ok"], true);
+    }
+}
+
+/// A goroutine that does nothing but read the clock is mostly in the vDSO, on its thread's own stack, and nothing that its record says of
+/// its stack is true then. No look loses the stack.
+#[test]
+fn running_goroutines_keep_their_stacks() {
+    for (release, name, args, function) in [
+        ("1.19", "busy", ["gap", "64"], "main.watchClock"),
+        ("1.23", "busy", ["gap", "64"], "main.watchClock"),
+        ("1.27", "busy", ["gap", "64"], "main.watchClock"),
+    ] {
+        let Some(f) = Fixture::start(release, "stripped", name, &args) else { continue };
+        let mut seen = 0;
+        for _ in 0..12 {
+            let Some(a) = answer(&["goroutines", &f.pid(), "--state", "running", "--limit", "0"]) else { return };
+            let groups = a["result"]["groups"].as_array().expect("groups");
+            for stack in groups.iter().filter_map(|g| g["stack"].as_array()) {
+                assert!(!stack.is_empty(), "Go {release} {name}: {} {}", a["result"], a["diagnostics"]);
+                seen += usize::from(stack.iter().any(|f| f["function"].as_str().is_some_and(|n| n.starts_with(function))));
+            }
+            let cut = a["diagnostics"].to_string();
+            assert!(!cut.contains("cut short"), "Go {release} {name}: {cut}");
+        }
+        assert!(seen >= 4, "Go {release} {name}: {function} was seen {seen} times");
     }
 }

@@ -433,6 +433,7 @@ fn goroutine(d: &mut Get) -> Result<(Goroutine, Stack), &'static str> {
         locked_to_thread,
         async_safe_point: false,
         regs: None,
+        vdso: (Addr::NULL, Addr::NULL),
     };
     Ok((g, Stack { frames, truncated, ..Stack::default() }))
 }

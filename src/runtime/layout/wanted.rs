@@ -215,6 +215,8 @@ wanted! {
             MLocks = "locks" Optional,
             MWaitlock = "waitlock" Optional,
             MBlocked = "blocked" Optional,
+            MVdsoSp = "vdsoSP" Optional,
+            MVdsoPc = "vdsoPC" Optional,
         }
         P = "runtime.p" {
             PId = "id" Required,

@@ -112,7 +112,12 @@ pub struct Goroutine {
     pub async_safe_point: bool,
     /// Registers of the thread that runs it, where it was stopped.
     pub regs: Option<Registers>,
+    /// While its thread reads a clock in the vDSO: pc and sp that it will return to (m.vdsoPC, m.vdsoSP); else null.
+    pub vdso: (Addr, Addr),
 }
+
+/// What the thread of a running goroutine does.
+type Running = (Registers, (Addr, Addr));
 
 /// What is noted where the record of a goroutine cannot be read.
 pub const UNREADABLE: &str = "goroutine unreadable";
@@ -168,7 +173,7 @@ const LOOKS: usize = 6;
 pub fn read_running(rt: &Runtime) -> Result<Vec<Goroutine>, ReadError> {
     let all = all(rt)?;
     let size = rt.layout.size(Struct::G).unwrap_or(0) as usize;
-    let none = HashMap::new();
+    let none: HashMap<Addr, Running> = HashMap::new();
     let told = |g: &Goroutine| (g.goid, g.status, g.wait_reason.clone(), g.waitsince, g.gopc, g.startpc, g.labels);
     let mut out = Vec::with_capacity(all.len());
     for batch in all.chunks(4096) {
@@ -205,7 +210,7 @@ pub fn read_running(rt: &Runtime) -> Result<Vec<Goroutine>, ReadError> {
     Ok(out)
 }
 
-fn decode(rt: &Runtime, r: &Record, running: &HashMap<Addr, Registers>) -> Result<Goroutine, ReadError> {
+fn decode(rt: &Runtime, r: &Record, running: &HashMap<Addr, Running>) -> Result<Goroutine, ReadError> {
     let status = Status::from(r.get(Field::GAtomicstatus)?);
     let reason = r.opt(Field::GWaitreason).unwrap_or(0) as usize;
     let waiting = matches!(status, Status::Waiting | Status::Leaked | Status::Preempted);
@@ -239,12 +244,13 @@ fn decode(rt: &Runtime, r: &Record, running: &HashMap<Addr, Registers>) -> Resul
         labels: Addr(r.opt(Field::GLabels).unwrap_or(0)),
         locked_to_thread: r.opt(Field::GLockedm).unwrap_or(0) != 0,
         async_safe_point: r.opt(Field::GAsyncSafePoint).unwrap_or(0) != 0,
-        regs: running.get(&r.addr).cloned(),
+        regs: running.get(&r.addr).map(|o| o.0.clone()),
+        vdso: running.get(&r.addr).map_or((Addr::NULL, Addr::NULL), |o| o.1),
     })
 }
 
 /// For each g that is an m's curg: the registers of that m's thread. Walks allm by alllink.
-fn running_registers(rt: &Runtime) -> HashMap<Addr, Registers> {
+fn running_registers(rt: &Runtime) -> HashMap<Addr, Running> {
     let mut out = HashMap::new();
     let regs: HashMap<u64, &Registers> =
         rt.target.threads.iter().filter_map(|t| Some((u64::from(t.tid), t.regs.as_ref()?))).collect();
@@ -258,9 +264,47 @@ fn running_registers(rt: &Runtime) -> HashMap<Addr, Registers> {
         if let (Some(curg), Some(id)) = (m.opt(Field::MCurg), m.opt(Field::MProcid))
             && let Some(&r) = regs.get(&id)
         {
-            out.insert(Addr(curg), r.clone());
+            let r = interrupted(rt, &m, r).unwrap_or_else(|| r.clone());
+            let word = |f| Addr(m.opt(f).unwrap_or(0));
+            out.insert(Addr(curg), (r, (word(Field::MVdsoPc), word(Field::MVdsoSp))));
         }
         at = Addr(m.opt(Field::MAlllink).unwrap_or(0));
     }
     out
+}
+
+/// Of a thread that is in a signal handler, on m.gsignal's stack: the registers of what the signal interrupted, from the context that
+/// the kernel put there (struct ucontext of arch/x86/include/uapi/asm/ucontext.h). It is known by the stack that it
+/// names, which is that very one; of several the outermost counts. amd64 only.
+fn interrupted(rt: &Runtime, m: &Record, r: &Registers) -> Option<Registers> {
+    const MAX: u64 = 1 << 20;
+    const STACK: usize = 16;
+    const REGISTERS: usize = 40;
+    if rt.target.arch != crate::target::Arch::Amd64 {
+        return None;
+    }
+    let g = rt.record(Struct::G, Addr(m.opt(Field::MGsignal).filter(|&g| g != 0)?)).ok()?;
+    let (lo, hi) = (g.ptr(Field::GStackLo).ok()?, g.ptr(Field::GStackHi).ok()?);
+    if r.sp < lo || r.sp >= hi {
+        return None;
+    }
+    let raw = rt.target.read_vec(r.sp, hi.0 - r.sp.0, MAX).ok()?;
+    let word = |at: usize| bytes::u64_at(&raw, at);
+    let at = (0..raw.len()).step_by(8).rev().find(|&p| {
+        word(p + STACK) == Some(lo.0) && word(p + STACK + 16) == Some(hi.0 - lo.0)
+    })?;
+    // r8 to r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip.
+    let reg = |i: usize| word(at + REGISTERS + 8 * i);
+    // In the order of user_regs_struct, with no system call.
+    const ORDER: [usize; 15] = [7, 6, 5, 4, 10, 11, 3, 2, 1, 0, 13, 14, 12, 9, 8];
+    let mut general = ORDER.iter().map(|&i| reg(i)).collect::<Option<Vec<u64>>>()?;
+    general.push(u64::MAX);
+    Some(Registers {
+        pc: Addr(reg(16)?),
+        sp: Addr(reg(15)?),
+        fp: Addr(reg(10)?),
+        g: Addr(reg(6)?),
+        general,
+        ..r.clone()
+    })
 }

@@ -176,6 +176,9 @@ fn start(g: &Goroutine) -> (Addr, Addr, Addr, bool) {
     }
     match &g.regs {
         Some(r) if r.sp >= g.stack.0 && r.sp < g.stack.1 => (r.pc, r.sp, r.lr, true),
+        // It asks the kernel's vDSO for the time on the thread's own stack (runtime/sys_linux_amd64.s nanotime1): what was
+        // noted is where that call returns to. sched is out of date then.
+        Some(_) if g.vdso.1 >= g.stack.0 && g.vdso.1 < g.stack.1 => (g.vdso.0, g.vdso.1, Addr::NULL, false),
         _ => (g.sched_pc, g.sched_sp, g.sched_lr, false),
     }
 }
@@ -291,7 +294,8 @@ fn walk<'m>(rt: &'m Runtime, g: &Goroutine, memory: Option<Vec<u8>>, defers: &At
         if func.flags().top_frame() {
             break;
         }
-        if func.flags().sp_write() && frame > 0 {
+        // cgocallback switches stacks, but so that its frame is right on both (runtime/traceback.go resolveInternal).
+        if func.flags().sp_write() && frame > 0 && name != "runtime.cgocallback" {
             w.out.truncated = Some(format!("{name} switches stacks"));
             break;
         }
