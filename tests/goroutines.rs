@@ -301,7 +301,8 @@ fn running_goroutines_keep_their_stacks() {
             let groups = a["result"]["groups"].as_array().expect("groups");
             for stack in groups.iter().filter_map(|g| g["stack"].as_array()) {
                 assert!(!stack.is_empty(), "Go {release} {name}: {} {}", a["result"], a["diagnostics"]);
-                seen += usize::from(stack.iter().any(|f| f["function"].as_str().is_some_and(|n| n.starts_with(function))));
+                seen +=
+                    usize::from(stack.iter().any(|f| f["function"].as_str().is_some_and(|n| n.starts_with(function))));
             }
             let cut = a["diagnostics"].to_string();
             assert!(!cut.contains("cut short"), "Go {release} {name}: {cut}");

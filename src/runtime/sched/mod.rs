@@ -290,9 +290,10 @@ fn interrupted(rt: &Runtime, m: &Record, r: &Registers) -> Option<Registers> {
     }
     let raw = rt.target.read_vec(r.sp, hi.0 - r.sp.0, MAX).ok()?;
     let word = |at: usize| bytes::u64_at(&raw, at);
-    let at = (0..raw.len()).step_by(8).rev().find(|&p| {
-        word(p + STACK) == Some(lo.0) && word(p + STACK + 16) == Some(hi.0 - lo.0)
-    })?;
+    let at = (0..raw.len())
+        .step_by(8)
+        .rev()
+        .find(|&p| word(p + STACK) == Some(lo.0) && word(p + STACK + 16) == Some(hi.0 - lo.0))?;
     // r8 to r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip.
     let reg = |i: usize| word(at + REGISTERS + 8 * i);
     // In the order of user_regs_struct, with no system call.
