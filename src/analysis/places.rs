@@ -90,8 +90,12 @@ impl<'a> Places<'a> {
             const NEAR: u64 = 1 << 12;
             let links = &self.built.global_links;
             let link = links[..links.partition_point(|l| l.0 <= addr)].last().filter(|l| addr.0 - l.0.0 < NEAR);
-            if let Some((symbol, _)) = link.and_then(|l| named(l.1)) {
-                return Some(format!("static data that global {} points to", symbol.name));
+            if let Some((link, (symbol, _))) = link.and_then(|l| Some((l, named(l.1)?))) {
+                // Further on there may be another variable of its own.
+                return Some(match addr.0 - link.0.0 {
+                    0 => format!("static data that global {} points to", symbol.name),
+                    off => format!("static data {off} bytes behind what global {} points to", symbol.name),
+                });
             }
         }
         let at = addr.0.wrapping_sub(rt.image.bias);
