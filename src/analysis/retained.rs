@@ -11,7 +11,7 @@ use super::{
 use crate::{
     base::Addr,
     graph::{build::Built, typing::Typed},
-    runtime::{Runtime, heap::Heap},
+    runtime::{Runtime, heap::Heap, types::Kind},
 };
 
 #[derive(Clone, Debug, Serialize)]
@@ -39,6 +39,8 @@ pub struct Shape {
     pub min_bytes: u64,
     /// Rows per level.
     pub width: usize,
+    /// The tables inside maps are levels of their own; else what they hold stands directly below the map.
+    pub internals: bool,
 }
 
 pub struct Tree<'a> {
@@ -72,8 +74,15 @@ impl Tree<'_> {
         // Equal things are told apart only where one of them is heavy by itself.
         let mut rows: HashMap<Group, Vec<Node>> = HashMap::new();
         let all: u64 = parents.iter().map(|&p| self.dom.retained(p)).sum();
-        for child in parents.iter().flat_map(|&p| self.dom.children(p)) {
-            rows.entry(self.group(child, all)).or_default().push(child);
+        let mut open: Vec<Node> = parents.to_vec();
+        while let Some(p) = open.pop() {
+            let in_map = !shape.internals && self.is_map(p);
+            for child in self.dom.children(p) {
+                match in_map && self.inside_map(child) {
+                    true => open.push(child),
+                    false => rows.entry(self.group(child, all)).or_default().push(child),
+                }
+            }
         }
         let mut rows: Vec<Vec<Node>> = rows.into_values().collect();
         let weight = |r: &Vec<Node>| r.iter().map(|&n| self.dom.retained(n)).sum::<u64>();
@@ -87,6 +96,15 @@ impl Tree<'_> {
                 e
             })
             .collect()
+    }
+
+    fn inside_map(&self, n: Node) -> bool {
+        matches!(self.dom.vertex(n), Vertex::Object(id) if self.typed.types.inside_map(self.typed.typing.type_of(id)))
+    }
+
+    fn is_map(&self, n: Node) -> bool {
+        let header = |id| self.typed.types.kind(self.typed.typing.type_of(id)) == Kind::MapHeader;
+        self.inside_map(n) || matches!(self.dom.vertex(n), Vertex::Object(id) if header(id))
     }
 
     fn group(&self, n: Node, all: u64) -> Group {

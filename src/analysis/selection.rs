@@ -11,7 +11,11 @@ use super::{
 use crate::{
     base::{Bitmap, ObjectId},
     graph::{build::Built, typing::Typed},
-    runtime::{Runtime, heap::Heap, types::TypeId},
+    runtime::{
+        Runtime,
+        heap::Heap,
+        types::{Kind, TypeId},
+    },
 };
 
 /// Types whose name is `wanted`, or, if there is none, all whose names contain it.
@@ -88,12 +92,84 @@ pub fn ways(
     out
 }
 
+/// One step of a path as it is read aloud.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spoken {
+    /// Index into the path's hops; the target itself is at the end.
+    pub at: usize,
+    /// The member that leads on: `.Owner`, `[3].Next`, `(value)` of a map.
+    pub field: String,
+}
+
+/// The hops of a path, where those through the inside of a map (directory, tables, groups, buckets) are one step that
+/// says whether key or value leads on. A path that ends inside a map keeps its last hops.
+pub fn spoken(heap: &Heap, built: &Built, typed: &Typed, path: &Path) -> Vec<Spoken> {
+    let inside = |o: ObjectId| typed.types.inside_map(typed.typing.type_of(o));
+    let field = |i: usize| typed.field(heap, &built.graph, path.hops[i].from, path.hops[i].edge);
+    let mut out = Vec::with_capacity(path.hops.len());
+    let mut i = 0;
+    while i < path.hops.len() {
+        let mut last = i;
+        if typed.types.kind(typed.typing.type_of(path.hops[i].from)) == Kind::MapHeader {
+            while path.hops.get(last + 1).is_some_and(|h| inside(h.from)) {
+                last += 1;
+            }
+        }
+        let after = path.hops.get(last + 1).map_or(path.target, |h| h.from);
+        match map_slot(&field(last)).filter(|_| last > i && !inside(after)) {
+            Some(field) => {
+                out.push(Spoken { at: i, field });
+                i = last + 1;
+            }
+            None => {
+                out.push(Spoken { at: i, field: field(i) });
+                i += 1;
+            }
+        }
+    }
+    out
+}
+
+/// `[57].slots[4].elem.Owner` (groups) and `[7].elems[2].Owner` (buckets) as ` (value).Owner`; keys likewise.
+fn map_slot(field: &str) -> Option<String> {
+    let slot = field.find("].slots[").and_then(|at| {
+        let rest = &field[at + 8..];
+        rest.find("].").map(|end| &rest[end + 1..])
+    });
+    let (rest, what) = match slot {
+        Some(rest) => rest
+            .strip_prefix(".elem")
+            .map(|r| (r, "value"))
+            .or_else(|| rest.strip_prefix(".key").map(|r| (r, "key")))?,
+        None => [("].elems[", "value"), ("].keys[", "key")].iter().find_map(|(sign, what)| {
+            let rest = &field[field.find(sign)? + sign.len()..];
+            Some((&rest[rest.find(']')? + 1..], *what))
+        })?,
+    };
+    Some(format!(" ({what}){rest}"))
+}
+
+/// Indices stand for one object; a merged way is that of many.
+fn any_index(field: &str) -> String {
+    let mut out = String::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((before, after)) = rest.split_once('[') {
+        out.push_str(before);
+        let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+        let index = digits > 0 && after[digits..].starts_with(']');
+        out.push_str(if index { "[*" } else { "[" });
+        rest = if index { &after[digits..] } else { after };
+    }
+    out + rest
+}
+
 fn steps(heap: &Heap, built: &Built, typed: &Typed, path: &Path) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     let mut last = TypeId::UNKNOWN;
     let mut repeats = 0;
-    for h in &path.hops {
-        let ty = typed.typing.type_of(h.from);
+    for s in spoken(heap, built, typed, path) {
+        let from = path.hops[s.at].from;
+        let ty = typed.typing.type_of(from);
         if ty.is_known() && ty == last {
             repeats += 1;
             continue;
@@ -103,11 +179,34 @@ fn steps(heap: &Heap, built: &Built, typed: &Typed, path: &Path) -> Vec<String> 
             repeats = 0;
         }
         last = ty;
-        let name = typed.name(h.from).unwrap_or("(untyped)");
-        out.push(format!("{name}{}", typed.field(heap, &built.graph, h.from, h.edge)));
+        out.push(format!("{}{}", typed.name(from).unwrap_or("(untyped)"), any_index(&s.field)));
     }
     if repeats > 0 {
         out.push(format!("... {repeats} more of these"));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_of_maps_are_keys_and_values() {
+        assert_eq!(map_slot("[57].slots[4].elem").as_deref(), Some(" (value)"));
+        assert_eq!(map_slot("[57].slots[4].elem.Owner").as_deref(), Some(" (value).Owner"));
+        assert_eq!(map_slot("[0].slots[0].key.id").as_deref(), Some(" (key).id"));
+        assert_eq!(map_slot("[7].elems[2].Next").as_deref(), Some(" (value).Next"));
+        assert_eq!(map_slot("[7].keys[2]").as_deref(), Some(" (key)"));
+        assert_eq!(map_slot("[7].overflow"), None);
+        assert_eq!(map_slot(".groups.data"), None);
+        assert_eq!(map_slot("[57].slots[4"), None);
+    }
+
+    #[test]
+    fn a_merged_way_has_no_index() {
+        assert_eq!(any_index("[6370].Users[2]"), "[*].Users[*]");
+        assert_eq!(any_index(".m"), ".m");
+        assert_eq!(any_index(" (value)[]"), " (value)[]");
+    }
 }

@@ -119,7 +119,7 @@ pub fn run(args: &OverviewArgs) -> Result<(), Failure> {
         let h = &r.heap;
         writeln!(
             out,
-            "{} on {:?}: {} alive in {} objects, of {} allocated in {} spans ({}).",
+            "{} on {}: {} alive in {} objects, of {} allocated in {} spans ({}).",
             e.target.go_version,
             e.target.arch,
             units::bytes(h.live_bytes),

@@ -28,6 +28,9 @@ pub struct RetainedArgs {
     /// Rows per level.
     #[arg(long, default_value_t = 12)]
     limit: usize,
+    /// Open the tables inside maps as levels of their own.
+    #[arg(long)]
+    internals: bool,
 }
 
 #[derive(Serialize)]
@@ -52,7 +55,12 @@ pub fn run(args: &RetainedArgs) -> Result<(), Failure> {
         None => None,
     };
     let all = start.map_or(live_bytes, |n| dom.retained(n));
-    let shape = Shape { depth: args.depth.min(64), min_bytes: args.min.unwrap_or(all / 100), width: args.limit.max(1) };
+    let shape = Shape {
+        depth: args.depth.min(64),
+        min_bytes: args.min.unwrap_or(all / 100),
+        width: args.limit.max(1),
+        internals: args.internals,
+    };
     let result = s.stage("tree", |rt| {
         let crate::cli::session::Scene { heap, built, typed } = &scene;
         let tree = Tree { rt, heap, built, typed, holders: &holders, dom: &dom };

@@ -11,7 +11,7 @@ use crate::{
         dominators::Dominators,
         holders::root_name,
         paths,
-        selection::{self, Way},
+        selection::{self, Spoken, Way},
     },
     base::{Addr, ObjectId, units},
     graph::RootKind,
@@ -29,6 +29,9 @@ pub struct WhyArgs {
     /// How many truly different paths, or ways of a type, to show.
     #[arg(long, default_value_t = 3)]
     paths: usize,
+    /// Show the tables inside maps as steps of their own, as --json always does.
+    #[arg(long)]
+    internals: bool,
 }
 
 #[derive(Serialize)]
@@ -56,6 +59,9 @@ struct OfType {
 struct PathResult {
     root: RootName,
     steps: Vec<Step>,
+    /// For the text: which steps are said, and the member that leads on from each.
+    #[serde(skip)]
+    spoken: Vec<Spoken>,
 }
 
 #[derive(Serialize)]
@@ -133,7 +139,7 @@ pub fn run(args: &WhyArgs) -> Result<(), Failure> {
     };
     let result = WhyResult { object: step(&scene, id, None), state, retained_bytes: retained(id), paths, of_type };
     let e = s.envelope("why", result);
-    print(&args.target, &e, |out, r| text(out, r, args.paths))
+    print(&args.target, &e, |out, r| text(out, r, args.paths, args.internals))
 }
 
 fn step(scene: &Scene, o: ObjectId, edge: Option<usize>) -> Step {
@@ -157,11 +163,12 @@ fn paths_to(rt: &Runtime, scene: &Scene, dom: &Dominators, id: ObjectId, n: usiz
                 .map(|h| step(scene, h.from, Some(h.edge)))
                 .chain([step(scene, p.target, None)])
                 .collect(),
+            spoken: selection::spoken(&scene.heap, &scene.built, &scene.typed, p),
         })
         .collect()
 }
 
-fn text(out: &mut dyn Write, r: &WhyResult, limit: usize) -> io::Result<()> {
+fn text(out: &mut dyn Write, r: &WhyResult, limit: usize, internals: bool) -> io::Result<()> {
     let name = |s: &Step| s.type_name.clone().unwrap_or_else(|| "(untyped)".into());
     if let Some(t) = &r.of_type {
         writeln!(
@@ -201,20 +208,19 @@ fn text(out: &mut dyn Write, r: &WhyResult, limit: usize) -> io::Result<()> {
     )?;
     for p in &r.paths {
         writeln!(out, "\n  {} ({})", p.root.name, p.root.kind.text())?;
+        let folded =
+            p.spoken.iter().map(|s| (&p.steps[s.at], Some(s.field.as_str()))).chain(p.steps.last().map(|s| (s, None)));
+        let steps: Vec<(&Step, Option<&str>)> = match internals {
+            true => p.steps.iter().map(|s| (s, s.field.as_deref())).collect(),
+            false => folded.collect(),
+        };
         // Long chains of equal things (lists) say it once.
         let mut i = 0;
-        while i < p.steps.len() {
-            let s = &p.steps[i];
-            let same = |a: &Step| a.type_name == s.type_name && a.field == s.field && s.field.is_some();
-            let run = p.steps[i..].iter().take_while(|a| same(a)).count().max(1);
-            writeln!(
-                out,
-                "    -> {} {}{} ({})",
-                s.addr,
-                name(s),
-                s.field.as_deref().unwrap_or(""),
-                units::bytes(s.bytes)
-            )?;
+        while i < steps.len() {
+            let (s, field) = steps[i];
+            let same = |(a, f): &&(&Step, Option<&str>)| a.type_name == s.type_name && *f == field && field.is_some();
+            let run = steps[i..].iter().take_while(same).count().max(1);
+            writeln!(out, "    -> {} {}{} ({})", s.addr, name(s), field.unwrap_or(""), units::bytes(s.bytes))?;
             if run > 3 {
                 writeln!(out, "       ... {} more of these", run - 2)?;
                 i += run - 1;

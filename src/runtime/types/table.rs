@@ -260,6 +260,13 @@ impl TypeTable {
         (1..self.rows.len() as u32).map(TypeId)
     }
 
+    /// Whether objects of this type are the inside of a map (directory, tables, groups; buckets before 1.24): what a person
+    /// who looks at values does not want to see.
+    pub fn inside_map(&self, id: TypeId) -> bool {
+        let row = self.row(id);
+        row.kind == Kind::MapPart || row.kind == Kind::Backing && row.key.is_known()
+    }
+
     pub fn kind(&self, id: TypeId) -> Kind {
         self.row(id).kind
     }
