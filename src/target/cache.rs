@@ -11,8 +11,8 @@ use crate::base::Addr;
 
 const BLOCK: u64 = 16 * 1024;
 const SHARDS: usize = 64;
-/// Blocks a shard keeps before it starts over: 64 shards of 64 blocks are 64 MiB at most.
-const SHARD_BLOCKS: usize = 64;
+/// Blocks a shard keeps before it starts over: 64 shards of 16 blocks are 16 MiB at most.
+const SHARD_BLOCKS: usize = 16;
 
 type Shard = Mutex<HashMap<u64, Arc<[u8]>>>;
 

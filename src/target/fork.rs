@@ -69,6 +69,8 @@ struct Held {
     /// Process id of the copy, as this process sees it.
     child: u32,
     stopped_ns: u64,
+    /// The system call that makes the copy, by itself.
+    clone_ns: u64,
     /// (thread, general registers).
     threads: Vec<(u32, Vec<u64>)>,
     unstopped: Vec<u32>,
@@ -86,6 +88,7 @@ struct Ended {
 pub(super) struct Fork {
     pipes: Mutex<Option<(Child, ChildStdin, BufReader<std::process::ChildStdout>)>>,
     stopped: Mutex<Duration>,
+    copy_ms: f64,
 }
 
 /// Makes the copy. Answers its process id, and the threads of the original as they were.
@@ -136,7 +139,11 @@ pub(super) fn fork(pid: u32, arch: Arch, max_pause: Option<Duration>) -> Result<
     let threads =
         held.threads.into_iter().map(|(tid, words)| Thread { tid, regs: ptrace::decode_amd64(&words) }).collect();
     let stopped = Mutex::new(Duration::from_nanos(held.stopped_ns));
-    Ok((held.child, threads, Fork { pipes: Mutex::new(Some((holder, stdin, stdout))), stopped }))
+    Ok((
+        held.child,
+        threads,
+        Fork { pipes: Mutex::new(Some((holder, stdin, stdout))), stopped, copy_ms: held.clone_ns as f64 / 1e6 },
+    ))
 }
 
 impl Holder for Fork {
@@ -161,6 +168,10 @@ impl Holder for Fork {
 
     fn is_held(&self) -> bool {
         self.pipes.lock().unwrap_or_else(|e| e.into_inner()).is_some()
+    }
+
+    fn copy_ms(&self) -> Option<f64> {
+        Some(self.copy_ms)
     }
 
     fn stopped_ms(&self) -> Option<f64> {
@@ -284,16 +295,18 @@ fn copy(pid: u32, prefer_running: bool) -> Result<Copied, String> {
         let unstopped = tracees.stop_all().map_err(|e| e.to_string())?;
         let threads: Vec<(u32, Vec<u64>)> =
             tracees.tids().map(|tid| (tid, ptrace::general_registers(tid).unwrap_or_default())).collect();
+        let call = Instant::now();
         let made = match tracees.suitable(pid, &threads, prefer_running) {
             Some((tid, at)) => inject(tid, at, [SYS_CLONE, CLONE_FILES, 0, 0, 0, 0, 0]),
             None => Err("every thread is about to handle a signal".into()),
         };
+        let clone_ns = call.elapsed().as_nanos() as u64;
         tracees.let_go();
         let stopped_ns = begin.elapsed().as_nanos() as u64;
         match made {
             Ok((inner, Some(child))) if inner > 0 => {
                 return Ok(Copied {
-                    held: Held { error: None, child, stopped_ns, threads, unstopped },
+                    held: Held { error: None, child, stopped_ns, clone_ns, threads, unstopped },
                     inner: inner as u64,
                 });
             }

@@ -269,7 +269,11 @@ impl Target {
     }
 
     pub fn hold(&self) -> Hold {
-        Hold { mode: self.mode, stopped_ms: self.freezer.as_ref().and_then(|f| f.stopped_ms()) }
+        Hold {
+            mode: self.mode,
+            stopped_ms: self.freezer.as_ref().and_then(|f| f.stopped_ms()),
+            copy_ms: self.freezer.as_ref().and_then(|f| f.copy_ms()),
+        }
     }
 }
 

@@ -191,6 +191,9 @@ pub struct Hold {
     pub mode: &'static str,
     /// Milliseconds from the first thread stopped to the last one resumed; `None` while held or when nothing is stopped.
     pub stopped_ms: Option<f64>,
+    /// Of that, the system call by which the copy was made, which a program that forks itself would need as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy_ms: Option<f64>,
 }
 
 /// What may happen to a live target while it is held.
@@ -217,6 +220,9 @@ pub enum Missed {
 trait Holder: Send + Sync {
     fn release(&self);
     fn is_held(&self) -> bool;
+    fn copy_ms(&self) -> Option<f64> {
+        None
+    }
     /// `None` while held.
     fn stopped_ms(&self) -> Option<f64>;
 }

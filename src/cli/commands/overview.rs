@@ -93,7 +93,7 @@ pub fn run(args: &OverviewArgs) -> Result<(), Failure> {
         heap.spans
             .iter()
             .map(|sp| {
-                let n = (0..sp.nelems as usize).filter(|i| bits.get(sp.first.index() + i)).count() as u64;
+                let n = bits.count_range(sp.first.index(), sp.first.index() + sp.nelems as usize) as u64;
                 (n, n * sp.elemsize)
             })
             .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))

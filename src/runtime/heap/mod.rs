@@ -2,6 +2,7 @@
 //! Owns `Heap`, `Span`. Reads mheap_.allspans, mspan, heapArena (runtime/mheap.go). Used by `graph`.
 //! Does not know object types, roots or output.
 
+mod clusters;
 mod masks;
 mod read;
 pub(crate) use read::scattered;
@@ -80,6 +81,8 @@ pub struct Heap {
     pages: Vec<Vec<u32>>,
     /// What `find` needs of each span, packed: it is asked once per pointer.
     finders: Vec<Finder>,
+    /// Span of the first id of each block of ids; empty in heaps made by hand.
+    blocks: Vec<u32>,
 }
 
 /// 32 bytes a span instead of the whole `Span`, and a multiplication instead of a division.
@@ -110,6 +113,9 @@ impl Finder {
     }
 }
 
+/// Ids per entry of the table from ids to spans.
+const BLOCK: usize = 32;
+
 /// Pages of one arena (64 MiB).
 const ARENA_PAGES: u64 = 8192;
 
@@ -131,6 +137,7 @@ impl Heap {
             first_page: 0,
             pages: Vec::new(),
             finders: Vec::new(),
+            blocks: Vec::new(),
         }
     }
 
@@ -154,6 +161,7 @@ impl Heap {
             green_tea: false,
             first_page: 0,
             pages: Vec::new(),
+            blocks: Vec::new(),
         };
         heap.index(Addr::NULL)?;
         Ok(heap)
@@ -196,7 +204,10 @@ impl Heap {
 
     /// The span of an object.
     pub fn span_of(&self, id: ObjectId) -> &Span {
-        let i = self.spans.partition_point(|s| s.first.0 <= id.0);
+        let from = self.blocks.get(id.index() / BLOCK).map_or(0, |&b| b as usize);
+        let to = self.blocks.get(id.index() / BLOCK + 1).map_or(self.spans.len(), |&b| b as usize + 1);
+        // Most blocks lie in one span or two.
+        let i = from + self.spans[from..to].partition_point(|s| s.first.0 <= id.0);
         &self.spans[i.saturating_sub(1)]
     }
 

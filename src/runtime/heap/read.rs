@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{ARENA_PAGES, Finder, Heap, PAGE, Span};
+use super::{ARENA_PAGES, BLOCK, Finder, Heap, PAGE, Span, clusters::Clusters};
 use crate::{
     base::{Addr, Bitmap, ObjectId, bytes},
     runtime::{
@@ -29,10 +29,14 @@ const MARK_TERMINATION: u32 = 2;
 
 /// Reads `len` bytes at each address, batched; unreadable ones are `None`.
 pub(crate) fn scattered(rt: &Runtime, at: &[Addr], len: usize) -> Vec<Option<Vec<u8>>> {
-    let mut bufs: Vec<Vec<u8>> = at.iter().map(|_| vec![0; len]).collect();
-    let mut ranges: Vec<(Addr, &mut [u8])> = at.iter().zip(&mut bufs).map(|(&a, b)| (a, b.as_mut_slice())).collect();
-    let ok = rt.target.memory.read_scattered(&mut ranges);
-    bufs.into_iter().zip(ok).map(|(b, r)| r.ok().map(|()| b)).collect()
+    let memory = &*rt.target.memory;
+    let clusters = Clusters::read(memory, at.iter().map(|&a| (a, len)));
+    at.iter()
+        .map(|&a| {
+            let mut buf = vec![0; len];
+            clusters.get(memory, a, &mut buf).ok().map(|()| buf)
+        })
+        .collect()
 }
 
 /// A span in use with its freeindex, allocBits and gcmarkBits.
@@ -110,6 +114,7 @@ impl Heap {
             first_page: 0,
             pages: Vec::new(),
             finders: Vec::new(),
+            blocks: Vec::new(),
         };
         heap.read_bits(rt, &spans);
         heap.spans = spans.into_iter().map(|s| s.0).collect();
@@ -126,24 +131,16 @@ impl Heap {
         let marked = rt.global_u32(Global::Gcphase) == Some(MARK_TERMINATION);
         let mut bits: Vec<u8> = Vec::new();
         for batch in spans.chunks(BATCH) {
-            // Bits of all spans of the batch, each rounded up to whole 64-bit words.
+            // The bits of a span, rounded up to whole 64-bit words.
             let words = |s: &Span| (s.nelems as usize).div_ceil(64);
-            bits.clear();
-            bits.resize(batch.iter().map(|(s, ..)| 8 * words(s)).sum(), 0);
-            let mut ranges: Vec<(Addr, &mut [u8])> = Vec::with_capacity(batch.len());
-            let mut rest = bits.as_mut_slice();
-            for (span, _, alloc, _) in batch {
-                let (head, tail) = rest.split_at_mut(8 * words(span));
-                ranges.push((*alloc, &mut head[..(span.nelems as usize).div_ceil(8)]));
-                rest = tail;
-            }
-            let results = rt.target.memory.read_scattered(&mut ranges);
-            let mut rest = bits.as_slice();
-            for ((span, freeindex, _, marks), result) in batch.iter().zip(results) {
-                let (own, tail) = rest.split_at(8 * words(span));
-                rest = tail;
-                match result {
-                    Ok(()) => self.set_bits(rt, span, *freeindex, *marks, own, marked),
+            let len = |s: &Span| (s.nelems as usize).div_ceil(8);
+            let memory = &*rt.target.memory;
+            let clusters = Clusters::read(memory, batch.iter().map(|(s, _, alloc, _)| (*alloc, len(s))));
+            for (span, freeindex, alloc, marks) in batch {
+                bits.clear();
+                bits.resize(8 * words(span), 0);
+                match clusters.get(memory, *alloc, &mut bits[..len(span)]) {
+                    Ok(()) => self.set_bits(rt, span, *freeindex, *marks, &bits, marked),
                     Err(fault) => rt.diag.note("allocBits unreadable", format_args!("span {}: {fault}", span.start)),
                 }
             }
@@ -193,7 +190,15 @@ impl Heap {
         }
     }
 
+    /// Fills the tables from ids and from pages to spans.
     pub(super) fn index(&mut self, mheap: Addr) -> Result<(), ReadError> {
+        let mut at = 0;
+        for id in (0..self.slots).step_by(BLOCK) {
+            while self.spans.get(at + 1).is_some_and(|s| s.first.0 <= id) {
+                at += 1;
+            }
+            self.blocks.push(at as u32);
+        }
         let (Some(a), Some(b)) = (self.spans.first(), self.spans.last()) else { return Ok(()) };
         self.first_page = a.start.0 / PAGE;
         let chunks = ((b.start.0 + b.bytes) / PAGE - self.first_page).div_ceil(ARENA_PAGES);
