@@ -87,7 +87,7 @@ mod tests {
             memory = memory.with(start, (0..len as u64).map(|i| byte(start + i)).collect::<Vec<u8>>());
         }
         let wanted: Vec<(Addr, usize)> =
-            (0x0f00..0x62000u64).step_by(333).map(|a| (Addr(a), (a % 700) as usize)).collect();
+            (0x0f00..0x62000u64).step_by(333).map(|a| (Addr(a), (a % 700) as usize + 1)).collect();
         let clusters = Clusters::read(&memory, wanted.iter().copied());
         for &(addr, len) in &wanted {
             let (mut one, mut many) = (vec![0; len], vec![0; len]);
