@@ -15,6 +15,7 @@
 //! | `report`   | the envelope of every answer: schema version, tool, target, diagnostics, result |
 //! | `output`   | text and JSON from the report; computes nothing |
 //! | `cli`      | arguments, the session that opens stages lazily, one file per command |
+//! | `raw`      | for tests only: every parser of foreign bytes, as a function of bytes |
 #![deny(unsafe_code)]
 
 pub mod analysis;
@@ -25,6 +26,8 @@ pub mod image;
 #[allow(unsafe_code)]
 pub mod os;
 pub mod output;
+#[doc(hidden)]
+pub mod raw;
 pub mod report;
 pub mod runtime;
 pub mod snapshot;

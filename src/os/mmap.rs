@@ -10,14 +10,24 @@ use std::{
 
 use memmap2::Mmap;
 
-/// A file mapped read-only. If another process truncates the file meanwhile, touching the lost part raises SIGBUS:
+/// The bytes of a file, mapped read-only. If another process truncates the file meanwhile, touching the lost part raises SIGBUS:
 /// binaries in use and finished cores are not truncated in practice.
-pub struct MappedFile(Option<Mmap>);
+pub struct MappedFile(Held);
+
+enum Held {
+    Mapped(Mmap),
+    Own(Vec<u8>),
+}
 
 impl MappedFile {
     /// A file of no bytes.
     pub fn empty() -> MappedFile {
-        MappedFile(None)
+        MappedFile::of(Vec::new())
+    }
+
+    /// Bytes that stand for a file.
+    pub fn of(bytes: Vec<u8>) -> MappedFile {
+        MappedFile(Held::Own(bytes))
     }
 
     pub fn open(path: &Path) -> io::Result<MappedFile> {
@@ -30,10 +40,10 @@ impl MappedFile {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         if meta.len() == 0 {
-            return Ok(MappedFile(None));
+            return Ok(MappedFile::empty());
         }
         // SAFETY: the map is private and read-only; the only hazard, truncation by others, is documented above.
-        unsafe { Mmap::map(file) }.map(|m| MappedFile(Some(m)))
+        unsafe { Mmap::map(file) }.map(|m| MappedFile(Held::Mapped(m)))
     }
 }
 
@@ -41,7 +51,10 @@ impl Deref for MappedFile {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.0.as_deref().unwrap_or_default()
+        match &self.0 {
+            Held::Mapped(m) => m,
+            Held::Own(v) => v,
+        }
     }
 }
 

@@ -11,6 +11,11 @@ fn path(pid: u32, file: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/{file}"))
 }
 
+/// A file as text. Names in it may be any bytes: what is no UTF-8 is replaced.
+fn text(file: impl AsRef<Path>) -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&fs::read(file)?).into_owned())
+}
+
 /// Thread ids, unsorted. Empty when the process has just gone.
 pub fn threads(pid: u32) -> io::Result<Vec<u32>> {
     Ok(fs::read_dir(path(pid, "task"))?.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect())
@@ -18,14 +23,14 @@ pub fn threads(pid: u32) -> io::Result<Vec<u32>> {
 
 /// State letter of a thread (R, S, D, T, t, Z, X).
 pub fn thread_state(pid: u32, tid: u32) -> Option<char> {
-    let stat = fs::read_to_string(path(pid, &format!("task/{tid}/stat"))).ok()?;
+    let stat = text(path(pid, &format!("task/{tid}/stat"))).ok()?;
     // The command name stands in parentheses and may itself contain some.
     stat.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
 /// A field of /proc/PID/status, such as `TracerPid`.
 pub fn status_field(pid: u32, field: &str) -> Option<String> {
-    let status = fs::read_to_string(path(pid, "status")).ok()?;
+    let status = text(path(pid, "status")).ok()?;
     status.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':').map(|v| v.trim().to_owned()))
 }
 
@@ -41,7 +46,7 @@ pub fn exists(pid: u32) -> bool {
 
 /// Command name of a process.
 pub fn comm(pid: u32) -> Option<String> {
-    fs::read_to_string(path(pid, "comm")).ok().map(|s| s.trim().to_owned())
+    text(path(pid, "comm")).ok().map(|s| s.trim().to_owned())
 }
 
 /// The executable's path as the process sees it.
@@ -73,7 +78,11 @@ pub fn parse_auxv(bytes: &[u8]) -> Vec<(u64, u64)> {
 }
 
 pub fn maps(pid: u32) -> io::Result<Vec<Mapping>> {
-    Ok(fs::read_to_string(path(pid, "maps"))?.lines().filter_map(parse_map_line).collect())
+    Ok(parse_maps(&text(path(pid, "maps"))?))
+}
+
+pub fn parse_maps(text: &str) -> Vec<Mapping> {
+    text.lines().filter_map(parse_map_line).collect()
 }
 
 fn parse_map_line(line: &str) -> Option<Mapping> {
@@ -96,15 +105,15 @@ fn parse_map_line(line: &str) -> Option<Mapping> {
 
 /// Resident set and its parts from smaps_rollup, in bytes: (name, bytes) as the kernel names them.
 pub fn smaps_rollup(pid: u32) -> io::Result<Vec<(String, u64)>> {
-    Ok(parse_kb_lines(&fs::read_to_string(path(pid, "smaps_rollup"))?))
+    Ok(parse_kb_lines(&text(path(pid, "smaps_rollup"))?))
 }
 
-fn parse_kb_lines(text: &str) -> Vec<(String, u64)> {
+pub fn parse_kb_lines(text: &str) -> Vec<(String, u64)> {
     text.lines()
         .filter_map(|l| {
             let (name, rest) = l.split_once(':')?;
             let kb: u64 = rest.trim().strip_suffix(" kB")?.trim().parse().ok()?;
-            Some((name.to_owned(), kb * 1024))
+            Some((name.to_owned(), kb.saturating_mul(1024)))
         })
         .collect()
 }
@@ -119,10 +128,10 @@ pub struct MappedMemory {
 
 /// /proc/PID/smaps: resident and swapped bytes of each mapping. Cost: the kernel walks the page tables.
 pub fn smaps(pid: u32) -> io::Result<Vec<MappedMemory>> {
-    Ok(parse_smaps(&fs::read_to_string(path(pid, "smaps"))?))
+    Ok(parse_smaps(&text(path(pid, "smaps"))?))
 }
 
-fn parse_smaps(text: &str) -> Vec<MappedMemory> {
+pub fn parse_smaps(text: &str) -> Vec<MappedMemory> {
     let kb = |s: &str| s.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap_or(0).saturating_mul(1024);
     let mut out: Vec<MappedMemory> = Vec::new();
     for line in text.lines() {
@@ -142,7 +151,7 @@ fn parse_smaps(text: &str) -> Vec<MappedMemory> {
 
 /// Seconds since the process started, by the kernel's clock.
 pub fn age_seconds(pid: u32) -> Option<f64> {
-    let stat = fs::read_to_string(path(pid, "stat")).ok()?;
+    let stat = text(path(pid, "stat")).ok()?;
     let start: f64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
     let up: f64 = fs::read_to_string("/proc/uptime").ok()?.split_whitespace().next()?.parse().ok()?;
     // USER_HZ is 100 on every Linux that Go supports.

@@ -187,7 +187,7 @@ impl Writer {
     }
 
     /// For tests that write thousands.
-    #[cfg(test)]
+    #[doc(hidden)]
     pub fn finish_unsynced(self) -> Result<u64, SnapshotError> {
         self.end(false)
     }
@@ -251,7 +251,7 @@ impl Reader {
         Reader::parse(path, file)
     }
 
-    fn parse(path: &Path, file: MappedFile) -> Result<Reader, SnapshotError> {
+    pub(super) fn parse(path: &Path, file: MappedFile) -> Result<Reader, SnapshotError> {
         let own = || path.to_owned();
         if file.get(..8) != Some(&MAGIC[..]) {
             return Err(SnapshotError::NotSnapshot { path: own() });
@@ -351,8 +351,8 @@ impl Reader {
     }
 }
 
-/// Every block, unpacked: (section, items, bytes).
-#[cfg(test)]
+/// Every block, unpacked: (section, items, bytes). For tests.
+#[doc(hidden)]
 pub fn all_blocks(path: &Path) -> Result<Vec<(Section, u64, Vec<u8>)>, SnapshotError> {
     use Section::*;
     let r = Reader::open(path)?;

@@ -26,6 +26,8 @@ use crate::{
     target::Arch,
 };
 
+#[doc(hidden)]
+pub use format::{Section, Writer, all_blocks, pack};
 pub use format::{SnapshotError, VERSION, is_snapshot};
 pub use read::{Snapshot, bounds};
 pub use write::{Contents, Figures, write};

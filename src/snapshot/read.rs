@@ -22,6 +22,7 @@ use crate::{
         FoundBy, Image, Module, SavedImage, SavedVariable,
         pclntab::{FuncId, SavedFrame, SavedFunc},
     },
+    os::mmap::MappedFile,
     runtime::{
         Runtime,
         globals::{Globals, Located},
@@ -52,7 +53,16 @@ struct ObjectBlock {
 impl Snapshot {
     /// Opens the file, checks its directory, reads the description.
     pub fn open(path: &Path) -> Result<Snapshot, SnapshotError> {
-        let reader = Reader::open(path)?;
+        Snapshot::of(Reader::open(path)?)
+    }
+
+    /// A file whose bytes are at hand, for tests.
+    #[doc(hidden)]
+    pub fn of_bytes(path: &Path, bytes: Vec<u8>) -> Result<Snapshot, SnapshotError> {
+        Snapshot::of(Reader::parse(path, MappedFile::of(bytes))?)
+    }
+
+    fn of(reader: Reader) -> Result<Snapshot, SnapshotError> {
         let meta: Meta = reader.one(Section::Meta, |_, raw| {
             serde_json::from_slice(raw).map_err(|_| "the description is not what this version writes")
         })?;

@@ -176,7 +176,16 @@ impl Target {
     /// Opens a core file. `exe` names the executable, else it is sought where the core says it was, and beside the core.
     /// Cost: headers and notes only; memory is mapped and read on demand (a compressed core is unpacked first).
     pub fn open_core(path: &Path, exe: Option<&Path>) -> Result<Target, TargetError> {
-        let data = load(path)?;
+        Target::core_of(path, load(path)?, exe)
+    }
+
+    /// A core whose bytes are at hand, for tests.
+    #[doc(hidden)]
+    pub fn core_of_bytes(path: &Path, bytes: Vec<u8>, exe: Option<&Path>) -> Result<Target, TargetError> {
+        Target::core_of(path, Data::Unpacked(bytes), exe)
+    }
+
+    fn core_of(path: &Path, data: Data, exe: Option<&Path>) -> Result<Target, TargetError> {
         let contents = parse(data.bytes()).map_err(|why| TargetError::BadCore { path: path.to_owned(), why })?;
         let mut trouble = Vec::new();
         if contents.needed > data.bytes().len() as u64 {

@@ -9,6 +9,8 @@ use std::{
 
 use rayon::prelude::*;
 
+pub(crate) mod maps;
+
 use super::{Runtime, layout::Struct, sched::Goroutine};
 use crate::{
     base::{Addr, bytes},
@@ -119,22 +121,26 @@ impl Walker<'_, '_> {
         }
     }
 
-    /// The words of bitmap `index` of stack map `map`, word j at `start + 8 j` (start may depend on the width).
-    fn bitmap(&mut self, map: Addr, index: i32, start: impl Fn(u64) -> Option<Addr>, frame: u32) -> Option<()> {
-        let table = &self.rt.image.pclntab;
-        let head = table.funcdata_bytes(map, 8)?;
-        let (n, nbit) = (bytes::i32_at(head, 0)?, bytes::i32_at(head, 4)?);
-        let index = index.max(0);
-        if index >= n || !(0..1 << 24).contains(&nbit) {
-            return None;
+    /// First address above the stack.
+    fn hi(&self) -> Addr {
+        self.base.offset(self.mem.len() as u64)
+    }
+
+    /// The words that bitmap `index` of stack map `map` marks in [low, high): counted from `low` on, or up to `high`.
+    fn bitmap(&mut self, map: Addr, index: i32, (low, high): (Addr, Addr), upwards: bool, frame: u32) {
+        let rt = self.rt;
+        match maps::bitmap(&rt.image.pclntab, map, index, high.0.saturating_sub(low.0) / 8) {
+            Ok((words, bits)) => {
+                let start = if upwards { low } else { Addr(high.0 - 8 * words) };
+                for j in (0..words).filter(|&j| bits[(j / 8) as usize] >> (j % 8) & 1 == 1) {
+                    self.push(start.offset(8 * j), frame, false);
+                }
+            }
+            Err(why) => {
+                self.out.lost = true;
+                rt.diag.note("stack map makes no sense", format_args!("at {map}: {why}"));
+            }
         }
-        let len = (nbit as usize).div_ceil(8);
-        let bits = table.funcdata_bytes(map.offset(8 + index as u64 * len as u64), len)?.to_vec();
-        let start = start(nbit as u64)?;
-        for j in (0..nbit as u64).filter(|&j| bits[(j / 8) as usize] >> (j % 8) & 1 == 1) {
-            self.push(start.offset(8 * j), frame, false);
-        }
-        Some(())
     }
 }
 
@@ -379,26 +385,32 @@ impl LiveAt<'_> {
         if varp.0.saturating_sub(sp.0) > min
             && let Some(map) = func.funcdata(funcdata::LOCALS_POINTER_MAPS)
         {
-            w.bitmap(map, index, |nbit| varp.0.checked_sub(8 * nbit).map(Addr), frame);
+            w.bitmap(map, index, (sp, varp), false, frame);
         }
         if func.args() > 0
             && let Some(map) = func.funcdata(funcdata::ARGS_POINTER_MAPS)
         {
-            w.bitmap(map, index, |_| Some(argp), frame);
+            w.bitmap(map, index, (argp, w.hi()), true, frame);
         }
-        let table = &w.rt.image.pclntab;
-        if let Some(at) = func.funcdata(funcdata::STACK_OBJECTS)
-            && let Some(n) = table.funcdata_bytes(at, 8).and_then(|b| bytes::u64_at(b, 0)).filter(|&n| n < 1 << 16)
-            && let Some(recs) = table.funcdata_bytes(at.offset(8), 16 * n as usize)
-        {
-            let rodata = w.rt.image.modules.first().map(|m| m.rodata).unwrap_or_default();
-            for r in recs.chunks_exact(16) {
-                let get = |o| bytes::i32_at(r, o).unwrap_or(0);
-                let base = if get(0) >= 0 { argp } else { varp };
-                let addr = Addr(base.0.wrapping_add(get(0) as i64 as u64));
-                let mask = rodata.offset(bytes::u32_at(r, 12).unwrap_or(0).into());
-                w.objects.push((addr, get(4).max(0) as u64, get(8).unsigned_abs().into(), mask));
+        let Some(at) = func.funcdata(funcdata::STACK_OBJECTS) else { return };
+        let rt = w.rt;
+        let Some(objects) = maps::objects(&rt.image.pclntab, at) else {
+            w.out.lost = true;
+            rt.diag.note("stack objects make no sense", format_args!("of {} at {at}", func.name()));
+            return;
+        };
+        let rodata = rt.image.modules.first().map(|m| m.rodata).unwrap_or_default();
+        for o in objects {
+            let base = if o.offset >= 0 { argp } else { varp };
+            let addr = Addr(base.0.wrapping_add(i64::from(o.offset) as u64));
+            // It lies in the frame, or among the arguments above.
+            if addr < sp || addr.0.checked_add(o.size).is_none_or(|end| end > w.hi().0) {
+                w.out.lost = true;
+                rt.diag
+                    .note("stack objects make no sense", format_args!("of {} at {at}: outside the frame", func.name()));
+                continue;
             }
+            w.objects.push((addr, o.size, o.ptr_bytes.min(o.size), rodata.offset(o.mask.into())));
         }
     }
 }
