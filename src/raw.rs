@@ -156,7 +156,7 @@ pub fn pclntab(bytes: Vec<u8>, gofunc: Vec<u8>, place: &Place, from: usize) -> u
 pub fn modules(target: &Target, addr: Addr, minor: Option<u32>) -> usize {
     let Ok(first) = moduledata::Raw::read(target, addr, minor) else { return 0 };
     let list = moduledata::read_all(target, first, minor, &Diagnostics::default());
-    list.iter().map(|m| 1 + m.data_mask.bits.len().min(1) + moduledata::text_sections(target, m).len()).sum()
+    list.iter().map(|m| 5 + m.data_mask.bits.len().min(1) + moduledata::text_sections(target, m).len()).sum()
 }
 
 /// All type descriptors of these modules.

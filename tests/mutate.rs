@@ -217,19 +217,19 @@ fn parser(name: &str) -> Parser {
             };
             let names = RELEASES.iter().flat_map(|(r, _)| [format!("tiny-{r}"), format!("dwarf-{r}")]);
             let inputs = names.map(|n| headers(unpacked(&n))).collect();
-            Parser { inputs, cases: 3000, run: Box::new(|_, bytes, _| raw::elf(bytes)) }
+            Parser { inputs, cases: 60_000, run: Box::new(|_, bytes, _| raw::elf(bytes)) }
         }
         "buildinfo" => {
             let inputs = both(|r| {
                 let bytes = unpacked(&format!("tiny-{r}"));
                 let at = bytes.windows(14).position(|w| w == b"\xff Go buildinf:").expect("build info");
-                everywhere(bytes[at..at + 600].to_vec())
+                everywhere(bytes[at..at + 3000].to_vec())
             });
-            Parser { inputs, cases: 20_000, run: Box::new(|_, bytes, _| raw::build_info(&bytes)) }
+            Parser { inputs, cases: 50_000, run: Box::new(|_, bytes, _| raw::build_info(&bytes)) }
         }
         "dwarf" => {
             let inputs = both(|r| everywhere(unpacked(&format!("dwarf-{r}"))));
-            Parser { inputs, cases: 2500, run: Box::new(|_, bytes, _| raw::dwarf(bytes)) }
+            Parser { inputs, cases: 10_000, run: Box::new(|_, bytes, _| raw::dwarf(bytes)) }
         }
         "packed" => {
             // Compressed sections: their headers above all.
@@ -239,7 +239,7 @@ fn parser(name: &str) -> Parser {
                 let likely = heads.map(|(i, _)| i..i + 30).collect();
                 Input { bytes, likely }
             });
-            Parser { inputs, cases: 1500, run: Box::new(|_, bytes, _| raw::dwarf(bytes)) }
+            Parser { inputs, cases: 8000, run: Box::new(|_, bytes, _| raw::dwarf(bytes)) }
         }
         "pclntab" => {
             const MOST: usize = 600 << 10;
@@ -271,7 +271,7 @@ fn parser(name: &str) -> Parser {
                 let gofunc = bytes.split_off((*len).min(bytes.len()));
                 raw::pclntab(bytes, gofunc, place, case as usize)
             };
-            Parser { inputs, cases: 3000, run: Box::new(run) }
+            Parser { inputs, cases: 12_000, run: Box::new(run) }
         }
         "moduledata" => {
             let list = tiny();
@@ -281,7 +281,7 @@ fn parser(name: &str) -> Parser {
                 let minor = [None, Some(RELEASES[which].1), Some(19), Some(24)][case as usize % 4];
                 raw::modules(&list[which].with(&places[which], &bytes), places[which][0].0, minor)
             };
-            Parser { inputs, cases: 6000, run: Box::new(run) }
+            Parser { inputs, cases: 20_000, run: Box::new(run) }
         }
         "types" => {
             let list = tiny();
@@ -302,14 +302,16 @@ fn parser(name: &str) -> Parser {
                 let t = &list[which];
                 raw::types(&t.rt, &t.with(&places[which], &bytes), &t.rt.image.modules)
             };
-            Parser { inputs, cases: 500, run: Box::new(run) }
+            Parser { inputs, cases: 5000, run: Box::new(run) }
         }
         "core" => {
             let inputs = both(|r| {
-                let bytes = unpacked(&format!("tiny-{r}.core"));
+                // The file is sparse and tens of megabytes long; what counts is at its beginning.
+                let mut bytes = unpacked(&format!("tiny-{r}.core"));
+                bytes.truncate(200 << 10);
                 Input { likely: vec![0..64, 64..1200, 64..6000], bytes }
             });
-            Parser { inputs, cases: 4000, run: Box::new(|_, bytes, _| raw::core(bytes)) }
+            Parser { inputs, cases: 40_000, run: Box::new(|_, bytes, _| raw::core(bytes)) }
         }
         "memory" => {
             let list = tiny();
@@ -329,7 +331,7 @@ fn parser(name: &str) -> Parser {
                 let t = &list[which];
                 raw::memory(&t.rt, t.with(&places[which], &bytes))
             };
-            Parser { inputs, cases: 600, run: Box::new(run) }
+            Parser { inputs, cases: 3000, run: Box::new(run) }
         }
         "program" => {
             let list = tiny();
@@ -342,11 +344,11 @@ fn parser(name: &str) -> Parser {
                 fs::write(&exe, bytes).expect("written");
                 raw::program(&core, &exe)
             };
-            Parser { inputs, cases: 80, run: Box::new(run) }
+            Parser { inputs, cases: 400, run: Box::new(run) }
         }
         "snapshot" => {
             let inputs = both(|r| everywhere(unpacked(&format!("tiny-{r}.snap"))));
-            Parser { inputs, cases: 3000, run: Box::new(|_, bytes, _| raw::snapshot(bytes)) }
+            Parser { inputs, cases: 20_000, run: Box::new(|_, bytes, _| raw::snapshot(bytes)) }
         }
         "blocks" => {
             // What blocks say, under right hashes.
@@ -382,7 +384,7 @@ fn parser(name: &str) -> Parser {
                 w.finish_unsynced().expect("finishes");
                 raw::snapshot(fs::read(&path).expect("written"))
             };
-            Parser { inputs, cases: 2500, run: Box::new(run) }
+            Parser { inputs, cases: 6000, run: Box::new(run) }
         }
         "procfs" => {
             let text = "00400000-00495000 r-xp 00000000 08:01 1234   /usr/bin/a b\nSize:                596 kB\nRss:                 500 kB\n\
@@ -392,7 +394,7 @@ fn parser(name: &str) -> Parser {
             let auxv: Vec<u8> =
                 [3u64, 0x400040, 9, 0x45f000, 31, 0x7ffc_0000, 0, 0].iter().flat_map(|w| w.to_le_bytes()).collect();
             let inputs = vec![everywhere(text.as_bytes().to_vec()), everywhere(auxv)];
-            Parser { inputs, cases: 20_000, run: Box::new(|_, bytes, _| raw::procfs(&bytes)) }
+            Parser { inputs, cases: 50_000, run: Box::new(|_, bytes, _| raw::procfs(&bytes)) }
         }
         other => panic!("no parser {other}"),
     }
@@ -423,7 +425,7 @@ fn child() {
     let p = parser(&name);
     for (which, input) in p.inputs.iter().enumerate() {
         let n = (p.run)(which, input.bytes.clone(), 0);
-        assert!(n > 5, "{name}: nothing found in the whole input {which}: {n}");
+        assert!(n > 0, "{name}: nothing found in the whole input {which}: {n}");
     }
     let case_of = |case: u64| {
         let which = case as usize % p.inputs.len();
@@ -450,7 +452,7 @@ fn child() {
         let (took, took_bytes) = (begin.elapsed(), ALLOCATED.peak_usage().saturating_sub(before));
         slowest = slowest.max((took, case));
         largest = largest.max((took_bytes, case));
-        useful += u64::from(done.as_ref().is_ok_and(|&n| n > 5));
+        useful += u64::from(done.as_ref().is_ok_and(|&n| n > 4));
         let why = match done {
             Err(_) => "it panics".to_owned(),
             Ok(_) if took > IN_TIME => format!("it takes {took:?}"),

@@ -68,6 +68,16 @@ pub struct Dwarf {
     undescribed: Vec<gimli::DebugInfoOffset>,
 }
 
+/// Can a section that says so unpack to what it says? The memory for it is taken beforehand.
+fn believable(packed: &object::CompressedData<'_>) -> bool {
+    /// Larger than the DWARF of any program.
+    const MAX_SECTION: u64 = 8 << 30;
+    /// Deflate's own limit, and far more than zstd gains on DWARF.
+    const MAX_RATIO: u64 = 1032;
+    packed.format == object::CompressionFormat::None
+        || packed.uncompressed_size <= (packed.data.len() as u64).saturating_mul(MAX_RATIO).min(MAX_SECTION)
+}
+
 /// Members nested deeper than this are not flattened: types of a hostile file may contain themselves.
 const MAX_NESTING: u32 = 4;
 
@@ -86,7 +96,10 @@ impl Dwarf {
         }
         let load = |id: gimli::SectionId| -> Result<Cow<'_, [u8]>, object::Error> {
             match elf.section_by_name(id.name()) {
-                Some(s) => s.uncompressed_data(),
+                Some(s) => {
+                    let packed = s.compressed_data()?;
+                    if believable(&packed) { packed.decompress() } else { Ok(Cow::Borrowed(&[][..])) }
+                }
                 None => Ok(Cow::Borrowed(&[][..])),
             }
         };
