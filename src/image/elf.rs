@@ -26,6 +26,9 @@ const AT_ENTRY: u64 = 9;
 /// More segments or sections than any linker writes: a hostile header.
 const MAX_SECTIONS: usize = 1 << 16;
 
+/// Loadable segments and notes; linkers write some ten. Each is searched as a whole.
+const MAX_SEGMENTS: usize = 256;
+
 /// Bytes that are kept alive by whoever holds them: a part of a mapped file, or a copy.
 #[derive(Clone)]
 pub enum Bytes {
@@ -167,7 +170,7 @@ impl Elf {
             let (vaddr, memsz) = (h.p_vaddr(LE), h.p_memsz(LE));
             let range = vaddr..vaddr.saturating_add(memsz);
             match h.p_type(LE) {
-                elf::PT_LOAD => image.segments.push(Segment {
+                elf::PT_LOAD if image.segments.len() < MAX_SEGMENTS => image.segments.push(Segment {
                     vaddr,
                     memsz,
                     offset: h.p_offset(LE),
@@ -177,7 +180,7 @@ impl Elf {
                 }),
                 elf::PT_PHDR => image.phdr_vaddr = Some(vaddr),
                 elf::PT_GNU_RELRO => image.relro = Some(range),
-                elf::PT_NOTE => image.notes.push(range),
+                elf::PT_NOTE if image.notes.len() < MAX_SEGMENTS => image.notes.push(range),
                 _ => {}
             }
         }

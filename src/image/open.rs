@@ -383,7 +383,9 @@ fn writable_ranges<'a>(
     Box::new(elf.segments.iter().filter(|s| s.write).map(|s| {
         // moduledata is initialised: it lies in the part that the file has.
         let start = s.vaddr.next_multiple_of(8);
-        (elf.run_time(start), elf.run_time(s.vaddr.saturating_add(s.filesz).max(start)))
+        // A damaged header may promise more than there is in the file.
+        let stored = s.filesz.min((elf.data().len() as u64).saturating_sub(s.offset));
+        (elf.run_time(start), elf.run_time(s.vaddr.saturating_add(stored).max(start)))
     }))
 }
 

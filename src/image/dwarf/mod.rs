@@ -137,7 +137,24 @@ impl Dwarf {
     }
 }
 
+/// Entries of .debug_addr and .debug_str_offsets; gimli multiplies what it is given.
+const MAX_INDEX: usize = 1 << 32;
+
+/// Entry `index` of .debug_addr.
+fn indexed<'a>(
+    dwarf: &gimli::Dwarf<Slice<'a>>,
+    unit: &gimli::Unit<Slice<'a>>,
+    index: gimli::DebugAddrIndex,
+) -> Option<u64> {
+    if index.0 > MAX_INDEX { None } else { dwarf.address(unit, index).ok() }
+}
+
 fn text<'a>(dwarf: &gimli::Dwarf<Slice<'a>>, unit: &gimli::Unit<Slice<'a>>, v: AttributeValue<Slice<'a>>) -> String {
+    if let AttributeValue::DebugStrOffsetsIndex(i) = v
+        && i.0 > MAX_INDEX
+    {
+        return String::new();
+    }
     dwarf.attr_string(unit, v).ok().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
@@ -161,7 +178,10 @@ fn read_unit<'a>(
         let tag = entry.tag();
         if tag == gimli::DW_TAG_subprogram {
             let entry_pc =
-                entry.attr_value(gimli::DW_AT_low_pc)?.and_then(|v| dwarf.attr_address(unit, v).ok().flatten());
+                entry.attr_value(gimli::DW_AT_low_pc)?.and_then(|v| match v {
+                    AttributeValue::DebugAddrIndex(i) => indexed(dwarf, unit, i),
+                    v => dwarf.attr_address(unit, v).ok().flatten(),
+                });
             if let Some(pc) = entry_pc {
                 captures(dwarf, unit, node, pc, &mut out)?;
             }
@@ -254,7 +274,7 @@ fn static_address<'a>(
     let mut ops = e.operations(unit.encoding());
     let addr = match ops.next().ok()?? {
         gimli::Operation::Address { address } => address,
-        gimli::Operation::AddressIndex { index } => dwarf.address(unit, index).ok()?,
+        gimli::Operation::AddressIndex { index } => indexed(dwarf, unit, index)?,
         _ => return None,
     };
     ops.next().ok()?.is_none().then_some(addr)
@@ -271,7 +291,7 @@ fn describe<'a>(
     // The form says "address", but the value is an offset from runtime.types and needs no relocation.
     let rt = match entry.attr_value(DW_AT_GO_RUNTIME_TYPE) {
         Ok(Some(AttributeValue::Addr(a))) => Some(a),
-        Ok(Some(AttributeValue::DebugAddrIndex(i))) => dwarf.address(unit, i).ok(),
+        Ok(Some(AttributeValue::DebugAddrIndex(i))) => indexed(dwarf, unit, i),
         _ => None,
     };
     (name, rt.filter(|&r| r != 0))

@@ -493,7 +493,7 @@ pub fn word_ranges(sources: Sources<'_>) -> Vec<(u64, u64)> {
         }
         match ranges[sections..].last_mut() {
             // As few ranges as possible: each word of the heap is compared with all of them.
-            Some((_, end)) if entry - *end < GAP => *end = entry + 8,
+            Some((_, end)) if entry.saturating_sub(*end) < GAP => *end = entry.saturating_add(8),
             _ => ranges.push((entry, entry.saturating_add(8))),
         }
     }
