@@ -378,7 +378,8 @@ fn parser(name: &str) -> Parser {
                     let (block, left) = rest.split_at(rest.len().min(old.len()));
                     rest = left;
                     let other = [items + 1, items.saturating_sub(1), 1 << 31, 1 << 60, u64::MAX][case as usize / 7 % 5];
-                    let items = if case.is_multiple_of(7) && i == case as usize % files[which].len() { other } else { *items };
+                    let items =
+                        if case.is_multiple_of(7) && i == case as usize % files[which].len() { other } else { *items };
                     w.put(*section, snapshot::pack(0, items, block).expect("packs")).expect("writes");
                 }
                 w.finish_unsynced().expect("finishes");

@@ -177,11 +177,10 @@ fn read_unit<'a>(
         let entry = node.entry();
         let tag = entry.tag();
         if tag == gimli::DW_TAG_subprogram {
-            let entry_pc =
-                entry.attr_value(gimli::DW_AT_low_pc)?.and_then(|v| match v {
-                    AttributeValue::DebugAddrIndex(i) => indexed(dwarf, unit, i),
-                    v => dwarf.attr_address(unit, v).ok().flatten(),
-                });
+            let entry_pc = entry.attr_value(gimli::DW_AT_low_pc)?.and_then(|v| match v {
+                AttributeValue::DebugAddrIndex(i) => indexed(dwarf, unit, i),
+                v => dwarf.attr_address(unit, v).ok().flatten(),
+            });
             if let Some(pc) = entry_pc {
                 captures(dwarf, unit, node, pc, &mut out)?;
             }
