@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use common::RELEASES;
 use gosleuth::{
@@ -16,7 +16,7 @@ use gosleuth::{
 /// invents no member of a struct that the program has.
 #[test]
 fn table_agrees_with_dwarf() {
-    let root = std::env::var_os("GOSLEUTH_FIXTURES").map(PathBuf::from).unwrap_or_default();
+    let root = common::fixtures_root();
     for release in RELEASES {
         let minor = release[2..].parse().expect("1.N");
         let table = Layout::from_table(minor, Arch::Amd64).expect("in the table");

@@ -135,7 +135,7 @@ fn pprof_says(go: &std::path::Path, profile: &str) -> String {
 
 #[test]
 fn the_place_of_allocation_is_the_heap_profiles() {
-    let cache = std::env::var_os("GOSLEUTH_FIXTURES").map(std::path::PathBuf::from);
+    let cache = Some(common::fixtures_root());
     let go = cache.and_then(|c| {
         let releases = std::fs::read_dir(c.parent()?.join("go")).ok()?;
         releases.filter_map(|r| Some(r.ok()?.path().join("go/bin/go"))).filter(|p| p.exists()).max()

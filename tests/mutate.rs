@@ -337,7 +337,7 @@ fn parser(name: &str) -> Parser {
             let list = tiny();
             let inputs = both(|r| {
                 let bytes = unpacked(&format!("tiny-{r}"));
-                Input { likely: vec![0..800], bytes }
+                Input { likely: std::iter::once(0..800).collect(), bytes }
             });
             let run = move |which: usize, bytes: Vec<u8>, _| {
                 let (core, exe) = (list[which].dir.path().join("core"), list[which].dir.path().join("damaged"));

@@ -139,7 +139,7 @@ fn code_agrees(path: &Path, arch: Arch, step: usize) -> usize {
 }
 
 fn go_of(release: &str) -> Option<PathBuf> {
-    let fixtures = std::env::var_os("GOSLEUTH_FIXTURES").map(PathBuf::from)?;
+    let fixtures = common::fixtures_root();
     let go = fixtures.parent()?.join("go").join(release).join("go/bin/go");
     go.exists().then_some(go)
 }

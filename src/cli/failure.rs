@@ -76,7 +76,18 @@ impl From<TargetError> for Failure {
                       and a seccomp profile that allows ptrace and process_vm_readv"
                     .to_owned(),
             }),
-            _ => None,
+            TargetError::KernelThread(_) => Some("a process with a program of its own: ps -e".to_owned()),
+            TargetError::BadCore { why, .. } | TargetError::Unsupported { why, .. }
+                if why.contains("gosleuth reads") =>
+            {
+                Some("the program built for amd64 or arm64 (GOARCH)".to_owned())
+            }
+            TargetError::Unsupported { .. } => Some("--hold freeze".to_owned()),
+            TargetError::BadCore { .. } => Some(
+                "a core written whole: gosleuth dump PID, gcore PID, or ulimit -c unlimited before the crash"
+                    .to_owned(),
+            ),
+            TargetError::Proc { .. } | TargetError::File { .. } => None,
         };
         Failure { remedy, ..Failure::new(e.to_string(), None) }
     }
@@ -88,6 +99,14 @@ impl From<OpenError> for Failure {
             OpenError::Image(ImageError::NoExecutable | ImageError::Open { .. }) => {
                 Some("--exe PATH with the same binary")
             }
+            OpenError::Image(ImageError::BadElf { .. } | ImageError::WrongBinary { .. }) => {
+                Some("--exe PATH with the binary that this process or core was started from")
+            }
+            OpenError::Image(ImageError::NotGo { .. }) => Some("a process or a core of a Go program"),
+            OpenError::Image(ImageError::NoModuledata { .. }) => {
+                Some("--exe PATH with the binary before it was packed")
+            }
+            OpenError::Image(ImageError::TooOld { .. }) => Some("a build of the program by Go 1.18 or later"),
             OpenError::Image(ImageError::NoDwarf { .. }) => Some("--layout auto, or --debug-file PATH"),
             OpenError::Global { .. } => Some("--assume-go with another release, or --debug-file PATH"),
             _ => None,

@@ -27,7 +27,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Arch, Holder, TargetError, Thread, live::Tracees};
+use super::{
+    Arch, Holder, TargetError, Thread,
+    live::{Tracees, denied},
+};
 use crate::{
     base::Addr,
     os::{procfs, ptrace, vm},
@@ -97,6 +100,9 @@ pub(super) fn fork(pid: u32, arch: Arch, max_pause: Option<Duration>) -> Result<
     if arch != Arch::Amd64 {
         return Err(unsupported("only amd64 programs can be held by a copy; --hold freeze works".into()));
     }
+    if procfs::status_field(pid, "TracerPid").is_some_and(|t| t != "0") {
+        return Err(denied(pid, "attach to", &io::Error::from_raw_os_error(libc::EPERM)));
+    }
     room(pid).map_err(unsupported)?;
     if let Some(max) = max_pause
         && estimate(pid) > max
@@ -131,7 +137,12 @@ pub(super) fn fork(pid: u32, arch: Arch, max_pause: Option<Duration>) -> Result<
     if let Some(why) = held.error {
         drop(stdin);
         let _ = holder.wait();
-        return Err(unsupported(why));
+        // The holder says it in words.
+        let refused = why.strip_prefix(&format!("not allowed to attach to process {pid}: "));
+        return Err(match refused {
+            Some(why) => TargetError::Denied { pid, what: "attach to", why: why.to_owned() },
+            None => unsupported(why),
+        });
     }
     for tid in &held.unstopped {
         tracing::warn!(tid, "thread did not stop (uninterruptible sleep?)");

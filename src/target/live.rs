@@ -496,12 +496,14 @@ impl Tracees {
 }
 
 /// Turns a refusal into an error that says who refused and what to do.
-fn denied(pid: u32, what: &'static str, e: &io::Error) -> TargetError {
+pub(super) fn denied(pid: u32, what: &'static str, e: &io::Error) -> TargetError {
     if !procfs::exists(pid) {
         return TargetError::NoProcess(pid);
     }
     let tracer = procfs::status_field(pid, "TracerPid").and_then(|t| t.parse::<u32>().ok()).unwrap_or(0);
     if tracer != 0 {
+        // The kernel names the thread that attached.
+        let tracer = procfs::status_field(tracer, "Tgid").and_then(|t| t.parse().ok()).unwrap_or(tracer);
         let name = procfs::comm(tracer).unwrap_or_else(|| "?".into());
         return TargetError::OtherTracer { pid, tracer, name };
     }

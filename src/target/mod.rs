@@ -68,7 +68,9 @@ fn arch_of_elf(head: &[u8]) -> Result<Arch, String> {
     match bytes::u16_at(head, 18) {
         Some(62) => Ok(Arch::Amd64),
         Some(183) => Ok(Arch::Arm64),
-        machine => Err(format!("machine type {machine:?}: gosleuth reads amd64 (62) and arm64 (183) only")),
+        machine => {
+            Err(format!("machine type {}: gosleuth reads amd64 (62) and arm64 (183) only", machine.unwrap_or_default()))
+        }
     }
 }
 

@@ -14,13 +14,26 @@ use serde_json::Value;
 
 pub const RELEASES: [&str; 8] = ["1.19", "1.21", "1.22", "1.23", "1.24", "1.25", "1.26", "1.27"];
 
-fn root() -> Option<PathBuf> {
-    std::env::var_os("GOSLEUTH_FIXTURES").map(PathBuf::from)
+/// Where fixtures are: $GOSLEUTH_FIXTURES, else where scripts/fixtures puts them. Fails where there is not a single one, unless
+/// $GOSLEUTH_ALLOW_SKIPS is set: a run that tested nothing is no success.
+pub fn fixtures_root() -> PathBuf {
+    let cache = || {
+        let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/gosleuth");
+        std::env::var_os("GOSLEUTH_CACHE").map_or_else(home, PathBuf::from).join("fixtures")
+    };
+    let root = std::env::var_os("GOSLEUTH_FIXTURES").map_or_else(cache, PathBuf::from);
+    let any = RELEASES.iter().any(|r| std::fs::read_dir(root.join(r)).is_ok_and(|mut d| d.next().is_some()));
+    assert!(
+        any || std::env::var_os("GOSLEUTH_ALLOW_SKIPS").is_some(),
+        "no fixtures in {}: run scripts/fixtures or scripts/test, or set GOSLEUTH_ALLOW_SKIPS=1",
+        root.display()
+    );
+    root
 }
 
 /// `None`, with a line that the test script counts, where the fixture was not built.
 pub fn fixture_path(release: &str, variant: &str, name: &str) -> Option<PathBuf> {
-    let path = root().map(|r| r.join(release).join(variant).join(name)).filter(|p| p.exists());
+    let path = Some(fixtures_root().join(release).join(variant).join(name)).filter(|p| p.exists());
     if path.is_none() {
         println!("skipped: no fixture {name} of Go {release} ({variant})");
     }
@@ -97,16 +110,22 @@ impl Fixture {
         fixture
     }
 
-    fn line(&mut self) -> Value {
+    /// The next line that it says.
+    pub fn line(&mut self) -> Value {
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("the fixture answers");
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("fixture said {line:?}: {e}"))
     }
 
     pub fn command(&mut self, text: &str) -> Value {
+        self.send(text);
+        self.line()
+    }
+
+    /// A command whose answer is waited for later, by `line`.
+    pub fn send(&mut self, text: &str) {
         let stdin = self.stdin.as_mut().expect("a pipe");
         writeln!(stdin, "{text}").expect("the fixture listens");
-        self.line()
     }
 
     pub fn pid(&self) -> String {

@@ -13,7 +13,7 @@ pub const RELEASES: [&str; 8] = ["1.19", "1.21", "1.22", "1.23", "1.24", "1.25",
 
 /// Directory of built fixtures (scripts/fixtures).
 pub fn root() -> PathBuf {
-    std::env::var_os("GOSLEUTH_FIXTURES").map(PathBuf::from).unwrap_or_default()
+    crate::common::fixtures_root()
 }
 
 /// A built fixture; prints that it is skipped where it is not there.

@@ -17,8 +17,9 @@ const IN_USE: u64 = 1;
 const MANUAL: u64 = 2;
 /// Spans whose bits are read together.
 const BATCH: usize = 8192;
-/// Address space that one page index may cover: 64 TiB of user space would be 2^33 pages.
-const MAX_ARENAS: u64 = 1 << 20;
+/// Arenas that one page index may cover: all of user space, since user arenas lie 64 TiB above the heap (runtime/malloc.go
+/// mallocinit). Those in which nothing lies cost 24 bytes each.
+const MAX_ARENAS: u64 = 1 << 21;
 /// Largest slot and span of a size class (internal/runtime/gc/sizeclasses.go: 32 KiB, 10 pages), with room to grow.
 const MAX_SMALL: u64 = 32 << 10;
 const MAX_CLASS_PAGES: u64 = 64;
