@@ -341,8 +341,7 @@ impl Tracees {
         let behind_syscall = |words: &[u64]| {
             let at = words[RIP].checked_sub(2)?;
             let mut code = [0u8; 2];
-            let read = vm::read_ranges(pid, &mut [(at, &mut code)]);
-            (words[ORIG_RAX] as i64 >= 0 && read.ok() == Some(2) && code == [0x0f, 0x05]).then_some(at)
+            (words[ORIG_RAX] as i64 >= 0 && read(pid, at, &mut code).is_some() && code == [0x0f, 0x05]).then_some(at)
         };
         let mut fitting = threads.iter().filter(|(tid, w)| fit(*tid, w));
         let outside = |(tid, _): &(u32, Vec<u64>)| Some((*tid, vdso_syscall(pid)?));
@@ -354,6 +353,14 @@ impl Tracees {
     }
 }
 
+/// Fills `buf`, through /proc/PID/mem where process_vm_readv is forbidden.
+fn read(pid: u32, at: u64, buf: &mut [u8]) -> Option<()> {
+    if vm::read_ranges(pid, &mut [(at, &mut *buf)]).ok() == Some(buf.len()) {
+        return Some(());
+    }
+    vm::read_mem_file(&procfs::mem_file(pid).ok()?, at, buf).ok()
+}
+
 /// Address of a `syscall` instruction in the vdso, which has some for the cases that need the kernel. Bytes in the middle
 /// of another instruction would do as well.
 fn vdso_syscall(pid: u32) -> Option<u64> {
@@ -361,8 +368,8 @@ fn vdso_syscall(pid: u32) -> Option<u64> {
     let vdso = maps.iter().find(|m| m.path.as_deref().is_some_and(|p| p.as_os_str() == "[vdso]"))?;
     let len = vdso.end.distance_from(vdso.start)?.min(1 << 20);
     let mut code = vec![0u8; len as usize];
-    let n = vm::read_ranges(pid, &mut [(vdso.start.0, &mut code)]).ok()?;
-    let at = code[..n].windows(2).position(|w| w == [0x0f, 0x05])?;
+    read(pid, vdso.start.0, &mut code)?;
+    let at = code.windows(2).position(|w| w == [0x0f, 0x05])?;
     Some(Addr(vdso.start.0).offset(at as u64).0)
 }
 
