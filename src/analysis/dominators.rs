@@ -110,7 +110,7 @@ impl<'g> Successors<'g> {
             self.target[(self.row[vertex as usize] + i) as usize]
         } else {
             let start = self.graph.edges(ObjectId(vertex - self.base)).start;
-            self.base + self.graph.target[start + i as usize].0
+            self.base + self.graph.target.get(start + i as usize).0
         }
     }
 }

@@ -58,8 +58,8 @@ pub fn hand_over_records(heap: &Heap, built: &mut Built) {
         graph.roots.push(Root { kind: RootKind::Goroutine, target: id, at, offset: 0, goid, frame: 0 });
     }
     for e in 0..graph.target.len() {
-        if records.get(graph.target[e].index()) {
-            graph.target[e] = graph.source_of(e);
+        if records.get(graph.target.get(e).index()) {
+            graph.target.set(e, graph.source_of(e));
         }
     }
 }

@@ -60,7 +60,7 @@ impl BreadthFirst {
         while !queue.is_empty() && !met(&by) {
             for &o in &queue {
                 for e in graph.edges(o) {
-                    let t = graph.target[e];
+                    let t = graph.target.get(e);
                     if let Some(b) = by.get_mut(t.index())
                         && *b == UNSEEN
                         && !blocked(t)

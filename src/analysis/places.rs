@@ -57,7 +57,7 @@ impl<'a> Places<'a> {
         let mut roots: HashMap<ObjectId, Vec<u32>> = HashMap::new();
         if !edges.is_empty() {
             for (i, to) in built.graph.target.iter().enumerate() {
-                if let Some(list) = edges.get_mut(to)
+                if let Some(list) = edges.get_mut(&to)
                     && list.len() < MAX_HOLDERS
                 {
                     list.push(i as u32);

@@ -274,7 +274,7 @@ impl Scan<'_> {
                     continue;
                 }
                 // Too small to waste anything that is told, and there may be millions.
-                let to = graph.target[e];
+                let to = graph.target.get(e);
                 let small = self.heap.span_of(to).elemsize < MIN_SLACK;
                 let kind_of = types.kind(self.typed.typing.type_of(to));
                 if if text { kind_of == Kind::TinyBlock } else { small } {
@@ -339,7 +339,7 @@ impl Scan<'_> {
             buffers.iter().filter(|b| slack(b).is_some() || pinned(b).is_some()).map(|b| (b.target, 0)).collect();
         if !pointers.is_empty() {
             for (i, to) in self.built.graph.target.iter().enumerate() {
-                if let Some(n) = pointers.get_mut(to)
+                if let Some(n) = pointers.get_mut(&to)
                     && self.built.graph.reachable.get(self.built.graph.source_of(i).index())
                 {
                     *n += 1;
@@ -529,7 +529,7 @@ impl Scan<'_> {
         let mut seen: std::collections::HashSet<ObjectId> = std::collections::HashSet::new();
         let mut todo = vec![header];
         while let Some(id) = todo.pop() {
-            for &to in graph.children(id) {
+            for to in graph.children(id) {
                 let ty = self.typed.typing.type_of(to);
                 let kind = types.kind(ty);
                 let own = matches!(kind, Kind::MapPart | Kind::Backing) && types.key(ty) == map || ty == part;

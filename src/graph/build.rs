@@ -5,7 +5,7 @@ use std::{cell::RefCell, collections::HashSet};
 
 use rayon::prelude::*;
 
-use super::{EdgeWords, Graph, Hints, Root, RootKind, TypeWords, reach};
+use super::{Graph, Hints, Root, RootKind, Rows, Targets, TypeWords, reach};
 use crate::{
     base::{Addr, Goid, ObjectId, bytes},
     image::SegmentMask,
@@ -90,7 +90,7 @@ struct Part {
     /// Edges that belong to the slot before the first of `degrees`.
     more: u32,
     target: Vec<ObjectId>,
-    words: EdgeWords,
+    words: Vec<u32>,
     hints: Hints,
 }
 
@@ -137,8 +137,8 @@ pub fn build_from(
 ) -> Result<Built, ReadError> {
     let masks = PointerMasks::new(rt);
     let batches = batches(&heap.spans, &masks);
-    let mut graph = Graph { row: Vec::with_capacity(heap.slots as usize + 1), ..Graph::default() };
-    graph.row.push(0);
+    let slots = heap.slots as usize;
+    let mut graph = Graph { rows: Rows::with_capacity(slots), target: Targets::of_slots(slots), ..Graph::default() };
     let mut hints = Hints::default();
     let (mut found, mut filling): (Vec<Part>, Vec<Part>) = (Vec::new(), Vec::new());
     let mut fits = true;
@@ -175,18 +175,10 @@ fn append(graph: &mut Graph, hints: &mut Hints, p: &mut Part) -> bool {
     if graph.target.len() + p.target.len() >= u32::MAX as usize {
         return false;
     }
-    if p.more > 0
-        && let Some(last) = graph.row.last_mut()
-    {
-        *last += p.more;
-    }
-    let mut total = graph.row.last().copied().unwrap_or(0);
-    graph.row.extend(p.degrees.iter().map(|d| {
-        total += d;
-        total
-    }));
-    graph.target.extend_from_slice(&p.target);
-    graph.words.append(&p.words);
+    graph.rows.add_to_last(p.more);
+    p.degrees.iter().for_each(|&d| graph.rows.push(d));
+    graph.target.extend(&p.target);
+    graph.words.extend(&p.words);
     hints.append(&p.hints, base);
     p.clear();
     true
@@ -408,7 +400,7 @@ fn roots(
     // The collector keeps what a finalized object points to, not the object itself.
     for (object, at) in finalized {
         if let Some((id, _)) = heap.find(object) {
-            roots.extend(graph.children(id).iter().map(|&target| Root {
+            roots.extend(graph.children(id).map(|target| Root {
                 kind: RootKind::Finalizer,
                 target,
                 at,

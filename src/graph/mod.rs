@@ -6,11 +6,15 @@ use std::ops::Range;
 pub mod build;
 mod hints;
 mod reach;
+mod rows;
+mod targets;
 pub mod typing;
 mod words;
 
 pub use hints::{Hints, TypeWords};
 pub use reach::reach;
+pub use rows::Rows;
+pub use targets::Targets;
 pub use words::EdgeWords;
 
 use crate::base::{Addr, Bitmap, Goid, ObjectId};
@@ -74,10 +78,10 @@ pub struct Root {
 /// Compressed sparse rows over object ids. Only slots of spans with pointers have rows that may be non-empty.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
-    /// `row[i]..row[i+1]` are the edges of object i; len = slots + 1.
-    pub row: Vec<u32>,
+    /// The edges of each object.
+    pub rows: Rows,
     /// Target object of each edge.
-    pub target: Vec<ObjectId>,
+    pub target: Targets,
     /// Word index in the source slot that holds each edge's pointer.
     pub words: EdgeWords,
     pub roots: Vec<Root>,
@@ -90,16 +94,14 @@ impl Graph {
     pub fn from_edges(slots: usize, edges: impl IntoIterator<Item = (ObjectId, ObjectId)>, roots: Vec<Root>) -> Graph {
         let mut edges: Vec<_> = edges.into_iter().collect();
         edges.sort_by_key(|e| e.0);
-        let mut graph = Graph { row: vec![0; slots + 1], roots, reachable: Bitmap::new(slots), ..Graph::default() };
+        let mut graph = Graph { roots, reachable: Bitmap::new(slots), ..Graph::default() };
+        let mut degrees = vec![0u32; slots];
         for (from, to) in edges {
-            let word = graph.row[from.index() + 1];
-            graph.row[from.index() + 1] += 1;
             graph.target.push(to);
-            graph.words.push(word);
+            graph.words.push(degrees[from.index()]);
+            degrees[from.index()] += 1;
         }
-        for i in 1..graph.row.len() {
-            graph.row[i] += graph.row[i - 1];
-        }
+        graph.rows = Rows::of_degrees(degrees);
         graph
     }
 
@@ -110,22 +112,20 @@ impl Graph {
 
     /// The object that holds edge `edge` (binary search over the rows).
     pub fn source_of(&self, edge: usize) -> ObjectId {
-        ObjectId(self.row.partition_point(|&r| r as usize <= edge).saturating_sub(1) as u32)
+        ObjectId(self.rows.object_of(edge) as u32)
     }
 
     /// Number of object ids, free slots included.
     pub fn slots(&self) -> usize {
-        self.row.len().saturating_sub(1)
+        self.rows.len()
     }
 
+    #[inline]
     pub fn edges(&self, id: ObjectId) -> Range<usize> {
-        match (self.row.get(id.index()), self.row.get(id.index() + 1)) {
-            (Some(&a), Some(&b)) => a as usize..b as usize,
-            _ => 0..0,
-        }
+        self.rows.edges(id.index())
     }
 
-    pub fn children(&self, id: ObjectId) -> &[ObjectId] {
-        &self.target[self.edges(id)]
+    pub fn children(&self, id: ObjectId) -> impl ExactSizeIterator<Item = ObjectId> + Clone + '_ {
+        self.target.range(self.edges(id))
     }
 }

@@ -72,7 +72,7 @@ fn follow(graph: &Graph, seen: &AtomicBitmap, mut stack: Vec<(u32, u32)>, rest: 
         if end < to {
             stack.push((end, to));
         }
-        for &t in &graph.target[from as usize..end as usize] {
+        for t in graph.target.range(from as usize..end as usize) {
             if seen.insert(t.index()) {
                 enter(graph, t, &mut stack);
             }

@@ -1,15 +1,24 @@
-//! Where in its holder each edge's pointer lies: one byte an edge, and a short list for what does not fit.
+//! Where in its holder each edge's pointer lies: half a byte or one an edge, and a short list for what does not fit.
 
 use std::ops::Range;
 
 /// Edges per entry of the index into `high`.
 const BLOCK: usize = 4096;
+/// Edges that are kept alike: in half a byte each, if all of them fit.
+const RUN: usize = 256;
+/// Unit in which starts of runs are counted.
+const UNIT: usize = RUN / 2;
 
 /// Word index of the pointer of every edge. The low byte is kept per edge; the rest changes rarely from one edge to the
 /// next (objects of up to 2 KiB have none, large arrays have a new one every 256 edges) and is kept as runs.
 #[derive(Clone, Debug, Default)]
 pub struct EdgeWords {
+    /// Low bytes of complete runs of `RUN` edges: nibbles where all of a run are below 16 (objects of up to 128 bytes).
     low: Vec<u8>,
+    /// Of each complete run: where it begins in `low` in units, times two, and one if it has bytes.
+    runs: Vec<u32>,
+    /// Low bytes of the run that is not complete.
+    open: Vec<u8>,
     /// (edge, word / 256) from that edge on; sorted by edge; zero before the first entry.
     high: Vec<(u32, u32)>,
     /// Entries of `high` before the first edge of each block.
@@ -18,56 +27,81 @@ pub struct EdgeWords {
 
 impl EdgeWords {
     pub fn len(&self) -> usize {
-        self.low.len()
+        self.runs.len() * RUN + self.open.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.low.is_empty()
+        self.len() == 0
     }
 
     /// Adds the word of the next edge.
     pub fn push(&mut self, word: u32) {
-        if self.low.len().is_multiple_of(BLOCK) {
+        let edge = self.len();
+        if edge.is_multiple_of(BLOCK) {
             self.blocks.push(self.high.len() as u32);
         }
         let high = word >> 8;
         if high != self.high.last().map_or(0, |h| h.1) {
-            self.high.push((self.low.len() as u32, high));
+            self.high.push((edge as u32, high));
         }
-        self.low.push(word as u8);
+        self.open.push(word as u8);
+        if self.open.len() == RUN {
+            self.close();
+        }
     }
 
-    pub fn clear(&mut self) {
-        self.low.clear();
-        self.high.clear();
-        self.blocks.clear();
+    fn close(&mut self) {
+        let at = (self.low.len() / UNIT) as u32;
+        let wide = self.open.iter().fold(0, |all, &w| all | w) > 15;
+        self.runs.push(at << 1 | u32::from(wide));
+        if wide {
+            self.low.extend_from_slice(&self.open);
+        } else {
+            self.low.extend(self.open.chunks_exact(2).map(|w| w[0] | w[1] << 4));
+        }
+        self.open.clear();
     }
 
-    /// Adds all of `other` behind.
-    pub fn append(&mut self, other: &EdgeWords) {
-        let base = self.low.len() as u32;
-        if other.high.first().is_none_or(|h| h.0 > 0) && !other.is_empty() && self.high.last().is_some_and(|h| h.1 > 0)
-        {
-            self.high.push((base, 0));
-        }
-        let high = self.high.len() as u32;
-        self.high.extend(other.high.iter().map(|&(edge, word)| (base + edge, word)));
-        self.low.extend_from_slice(&other.low);
-        // Entries of blocks that begin within `other`.
-        let mut at = high as usize;
-        while self.blocks.len() * BLOCK < self.low.len() {
-            let first = (self.blocks.len() * BLOCK) as u32;
-            while self.high.get(at).is_some_and(|h| h.0 < first) {
-                at += 1;
+    /// Adds the words of the next edges.
+    pub fn extend(&mut self, words: &[u32]) {
+        let mut rest = words;
+        while !rest.is_empty() {
+            let (head, tail) = rest.split_at((RUN - self.open.len()).min(rest.len()));
+            rest = tail;
+            // Nothing but low bytes, as nearly always.
+            let plain = head.iter().fold(0, |all, &w| all | w) < 256 && self.high.last().is_none_or(|h| h.1 == 0);
+            if !plain {
+                head.iter().for_each(|&w| self.push(w));
+                continue;
             }
-            self.blocks.push(at as u32);
+            if self.len().is_multiple_of(BLOCK) {
+                self.blocks.push(self.high.len() as u32);
+            }
+            self.open.extend(head.iter().map(|&w| w as u8));
+            if self.open.len() == RUN {
+                self.close();
+            }
+        }
+    }
+
+    /// Low byte of an edge's word. Panics beyond the last edge.
+    #[inline]
+    fn low(&self, edge: usize) -> u8 {
+        let (run, i) = (edge / RUN, edge % RUN);
+        match self.runs.get(run) {
+            None if run == self.runs.len() => self.open[i],
+            None => panic!("edge {edge} of {}", self.len()),
+            Some(&r) => {
+                let at = (r >> 1) as usize * UNIT;
+                if r & 1 == 1 { self.low[at + i] } else { self.low[at + i / 2] >> (4 * (i & 1)) & 15 }
+            }
         }
     }
 
     /// Word of the source slot in which the pointer of `edge` lies. Panics beyond the last edge.
     #[inline]
     pub fn get(&self, edge: usize) -> u64 {
-        let low = u64::from(self.low[edge]);
+        let low = u64::from(self.low(edge));
         if self.high.is_empty() { low } else { self.high_of(edge) << 8 | low }
     }
 
@@ -89,12 +123,12 @@ impl EdgeWords {
         let mut next = if self.high.is_empty() || edges.is_empty() { 0 } else { self.entry_of(edges.start) };
         let mut high = next.checked_sub(1).map_or(0, |i| u64::from(self.high[i].1) << 8);
         let rest = &self.high[..];
-        self.low[edges.clone()].iter().zip(edges).map(move |(&low, edge)| {
+        edges.map(move |edge| {
             if rest.get(next).is_some_and(|h| h.0 as usize == edge) {
                 high = u64::from(rest[next].1) << 8;
                 next += 1;
             }
-            high | u64::from(low)
+            high | u64::from(self.low(edge))
         })
     }
 }
@@ -117,14 +151,19 @@ mod tests {
         let mut words: Vec<u32> = Vec::new();
         for object in 0..2000u32 {
             let n = [1, 3, 300, 0, 9000][object as usize % 5];
-            words.extend((0..n).map(|w| w * [1, 7, 130][object as usize % 3]));
+            // Long stretches of small objects, so that some runs have half a byte an edge.
+            let n = if object / 200 % 2 == 0 { n.min(3) } else { n };
+            words.extend(
+                (0..n)
+                    .map(|w| w * [1, 7, 130][object as usize % 3] % if object / 200 % 2 == 0 { 16 } else { u32::MAX }),
+            );
         }
         let whole: EdgeWords = words.iter().copied().collect();
         let mut joined = EdgeWords::default();
         let (mut rest, mut n) = (words.as_slice(), 1);
         while !rest.is_empty() {
             let (head, tail) = rest.split_at(n.min(rest.len()));
-            joined.append(&head.iter().copied().collect());
+            joined.extend(head);
             (rest, n) = (tail, n * 3 % 10007);
         }
         for (i, &w) in words.iter().enumerate().step_by(13) {

@@ -3,14 +3,14 @@
 //! edge of the object before it, else near the edge before, else near the object itself.
 
 use super::codec::{Get, Put};
-use crate::base::ObjectId;
+use crate::{base::ObjectId, graph::Rows};
 
 /// Edges of one block.
 pub const BLOCK: usize = 1 << 20;
 
 /// Walks over the edges `from..to`, telling of each which edge of the block it is like, and its source.
 struct Likeness<'r> {
-    row: &'r [u32],
+    row: &'r Rows,
     from: usize,
     edge: usize,
     /// The source of `edge`.
@@ -20,14 +20,15 @@ struct Likeness<'r> {
 }
 
 impl<'r> Likeness<'r> {
-    fn new(row: &'r [u32], from: usize) -> Likeness<'r> {
-        let source = row.partition_point(|&r| r as usize <= from).saturating_sub(1);
+    fn new(row: &'r Rows, from: usize) -> Likeness<'r> {
+        let source = row.object_of(from);
         Likeness { row, from, edge: from, source, before: (0, 0) }
     }
 
     /// (edge that the next one is like, source of the next one).
     fn next(&mut self) -> (Option<usize>, usize) {
-        let bounds = |s: usize| (self.row[s] as usize, self.row.get(s + 1).map_or(usize::MAX, |&e| e as usize));
+        let end = |s: usize| if s < self.row.len() { self.row.start(s + 1) as usize } else { usize::MAX };
+        let bounds = |s: usize| (self.row.start(s) as usize, end(s));
         let (mut start, mut end) = bounds(self.source);
         if self.edge >= end {
             self.before = (start, end);
@@ -49,7 +50,7 @@ impl<'r> Likeness<'r> {
 }
 
 /// `target` and `words` are those of the edges from `from` on.
-pub fn encode(row: &[u32], from: usize, target: &[ObjectId], words: &[u32]) -> Vec<u8> {
+pub fn encode(row: &Rows, from: usize, target: &[ObjectId], words: &[u32]) -> Vec<u8> {
     let mut likeness = Likeness::new(row, from);
     let (mut targets, mut places): (Vec<u8>, Vec<u8>) = (Vec::with_capacity(2 * target.len()), Vec::new());
     for (i, (t, &w)) in target.iter().zip(words).enumerate() {
@@ -72,20 +73,20 @@ pub fn encode(row: &[u32], from: usize, target: &[ObjectId], words: &[u32]) -> V
 }
 
 /// Is `edge` one of the same source? Then the next pointer lies in a later word.
-fn source_has(row: &[u32], source: usize, edge: usize) -> bool {
-    row[source] as usize <= edge
+fn source_has(row: &Rows, source: usize, edge: usize) -> bool {
+    row.start(source) as usize <= edge
 }
 
 /// The other way round; every target is below `slots`.
 pub fn decode(
-    row: &[u32],
+    row: &Rows,
     from: usize,
     count: usize,
     raw: &[u8],
     slots: u32,
 ) -> Result<(Vec<ObjectId>, Vec<u32>), &'static str> {
     // An edge takes two bytes at least.
-    if count > raw.len() || row.last().is_none_or(|&n| from + count > n as usize) {
+    if count > raw.len() || from + count > row.total() as usize {
         return Err("it has more edges than its objects");
     }
     let mut all = Get::new(raw);

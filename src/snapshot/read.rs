@@ -14,7 +14,7 @@ use crate::{
     analysis::leaks::Evidence,
     base::{Addr, Bitmap, Goid, ObjectId, bytes},
     graph::{
-        EdgeWords, Graph, Root,
+        EdgeWords, Graph, Root, Rows, Targets,
         build::Built,
         typing::{Typed, Typing},
     },
@@ -158,16 +158,15 @@ impl Snapshot {
         let reachable = bits.pop().unwrap_or_else(|| Bitmap::new(0));
         let dead = bits.pop().unwrap_or_else(|| Bitmap::new(0));
         let allocated = bits.pop().unwrap_or_else(|| Bitmap::new(0));
-        let typing = Typing::of_marks(&marks, &of)
+        let typing = Typing::of_marks(&marks, of)
             .ok_or_else(|| self.reader.bad(Section::Types, "a level is not one of ours"))?;
-        drop(of);
         let typed = Typed::of_saved(types, typing, self.meta.malloc_headers);
         let heap = Heap::restore(spans, allocated, dead, self.meta.sweepgen)
             .map_err(|e| self.reader.bad(Section::Spans, e.to_string()))?;
-        let (row, target, words) = self.edges(slots)?;
+        let (rows, target, words) = self.edges(slots)?;
         let roots = self.roots(slots)?;
         let (goroutines, stacks) = self.goroutines()?;
-        let graph = Graph { row, target, words, roots, reachable };
+        let graph = Graph { rows, target, words, roots, reachable };
         let global_links = self.links()?;
         Ok((heap, Built { graph, goroutines, stacks, global_links, ..Built::default() }, typed))
     }
@@ -312,7 +311,7 @@ impl Snapshot {
         Ok((bits, of))
     }
 
-    fn edges(&self, slots: u32) -> Result<(Vec<u32>, Vec<ObjectId>, EdgeWords), SnapshotError> {
+    fn edges(&self, slots: u32) -> Result<(Rows, Targets, EdgeWords), SnapshotError> {
         let degrees = self.reader.each(Section::Degrees, |_, items, raw| {
             let mut d = Get::new(raw);
             if items > raw.len() as u64 {
@@ -321,14 +320,15 @@ impl Snapshot {
             let out = (0..items).map(|_| d.small()).collect::<Result<Vec<u32>, _>>()?;
             d.end().map(|()| out)
         })?;
-        let mut row: Vec<u32> = Vec::with_capacity(slots as usize + 1);
-        row.push(0);
+        let mut row = Rows::with_capacity(slots as usize);
         for n in degrees.into_iter().flatten() {
-            let next = row.last().copied().unwrap_or(0).checked_add(n);
-            row.push(next.ok_or_else(|| self.reader.bad(Section::Degrees, "there are too many"))?);
+            if row.total().checked_add(n).is_none() {
+                return Err(self.reader.bad(Section::Degrees, "there are too many"));
+            }
+            row.push(n);
         }
-        let total = row.last().copied().unwrap_or(0);
-        if row.len() as u64 != u64::from(slots) + 1 || u64::from(total) != self.meta.edges {
+        let total = row.total();
+        if row.len() as u64 != u64::from(slots) || u64::from(total) != self.meta.edges {
             return Err(self.reader.bad(Section::Degrees, "they do not count up to what the file says"));
         }
         let blocks = self.reader.each(Section::Edges, |first, items, raw| {
@@ -336,11 +336,11 @@ impl Snapshot {
             let items = usize::try_from(items).map_err(|_| "a number is too large")?;
             edges::decode(&row, first, items, raw, slots)
         })?;
-        let mut target = Vec::with_capacity(total as usize);
+        let mut target = Targets::of_slots(slots as usize);
         let mut words = EdgeWords::default();
         for (t, w) in blocks {
-            target.extend(t);
-            w.into_iter().for_each(|w| words.push(w));
+            target.extend(&t);
+            words.extend(&w);
         }
         if target.len() != total as usize {
             return Err(self.reader.bad(Section::Edges, "some are missing"));

@@ -158,14 +158,15 @@ fn fill(w: &mut Writer, c: &Contents) -> std::io::Result<usize> {
     packed(w, Section::Degrees, &starts, |&from| {
         let to = slots.min(from + SLOTS);
         let mut raw = Vec::with_capacity(to - from);
-        graph.row[from..=to].windows(2).for_each(|r| raw.uint((r[1] - r[0]).into()));
+        (from..to).for_each(|i| raw.uint(graph.rows.edges(i).len() as u64));
         pack(from as u64, (to - from) as u64, &raw)
     })?;
     let starts: Vec<usize> = (0..graph.target.len()).step_by(edges::BLOCK).collect();
     packed(w, Section::Edges, &starts, |&from| {
         let to = graph.target.len().min(from + edges::BLOCK);
         let words: Vec<u32> = graph.words.iter(from..to).map(|w| w as u32).collect();
-        pack(from as u64, (to - from) as u64, &edges::encode(&graph.row, from, &graph.target[from..to], &words))
+        let target: Vec<ObjectId> = graph.target.range(from..to).collect();
+        pack(from as u64, (to - from) as u64, &edges::encode(&graph.rows, from, &target, &words))
     })?;
     in_blocks(w, Section::Roots, &graph.roots, |out, r| {
         out.push(kind_number(r.kind));

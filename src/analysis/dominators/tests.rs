@@ -30,7 +30,7 @@ fn reach_without(g: &Graph, n: u32, size: &[u64], without: Option<u32>) -> (u64,
             continue;
         }
         bytes += size[o as usize];
-        todo.extend(g.children(ObjectId(o)).iter().map(|c| c.0));
+        todo.extend(g.children(ObjectId(o)).map(|c| c.0));
     }
     (bytes, seen)
 }

@@ -99,7 +99,7 @@ impl Evidence {
                     timers.extend(built.graph.edges(id).take(MAX_HEADERS.saturating_sub(timers.len())));
                 }
                 for e in built.graph.edges(id) {
-                    let target = built.graph.target[e];
+                    let target = built.graph.target.get(e);
                     let to = heap.span_of(target);
                     if !to.noscan || to.elemsize < LARGE_BUFFER {
                         continue;
@@ -154,7 +154,7 @@ impl Evidence {
         let interior = &built.hints.interior;
         for batch in edges.chunks(1024) {
             let mut raw = vec![0u8; 8 * batch.len()];
-            let targets: Vec<ObjectId> = batch.iter().map(|&e| built.graph.target[e]).collect();
+            let targets: Vec<ObjectId> = batch.iter().map(|&e| built.graph.target.get(e)).collect();
             let place = |(&e, &id): (&usize, &ObjectId)| {
                 let inside = interior.binary_search_by_key(&(e as u32), |i| i.0).map_or(0, |i| interior[i].1);
                 heap.extent(id).0.offset(u64::from(inside) + u64::from(period.offset))

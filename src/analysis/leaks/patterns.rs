@@ -321,7 +321,8 @@ fn plumbing(case: &Case, pile: &Pile, names: &Names) -> Option<Verdict> {
 /// Most timers of the queues on the way are periodic.
 fn fires_again(case: &Case, pile: &Pile) -> bool {
     let children = pile.chain.iter().rev().take(2).flat_map(|&id| case.built.graph.children(id));
-    let (n, again) = children.fold((0u64, 0u64), |(n, a), c| (n + 1, a + u64::from(case.evidence.tickers.contains(c))));
+    let (n, again) =
+        children.fold((0u64, 0u64), |(n, a), c| (n + 1, a + u64::from(case.evidence.tickers.contains(&c))));
     again * 2 > n
 }
 
@@ -435,9 +436,9 @@ fn containers(case: &Case, pile: &Pile, names: &Names) -> Option<Verdict> {
 
 /// Most of what the hook points to are closures.
 fn mostly_closures(case: &Case, pile: &Pile) -> bool {
-    let children = pile.chain.last().map(|&id| case.built.graph.children(id)).unwrap_or_default();
-    let closure = |id: &&ObjectId| case.typed.types.kind(case.typed.typing.type_of(**id)) == Kind::Closure;
-    children.iter().filter(closure).count() * 2 > children.len()
+    let Some(children) = pile.chain.last().map(|&id| case.built.graph.children(id)) else { return false };
+    let closure = |id: &ObjectId| case.typed.types.kind(case.typed.typing.type_of(*id)) == Kind::Closure;
+    children.clone().filter(closure).count() * 2 > children.len()
 }
 
 /// Below a hook that is no map itself: is there one map for the many things (and not many small maps, one in each)?
@@ -461,7 +462,7 @@ fn map_bytes(case: &Case, _pile: &Pile, header: ObjectId) -> u64 {
     let mut bytes = 0;
     while let Some(id) = stack.pop() {
         bytes += case.heap.extent(id).1;
-        for &c in case.built.graph.children(id) {
+        for c in case.built.graph.children(id) {
             let part = types.key(case.typed.typing.type_of(c)).is_known();
             let kind = types.kind(case.typed.typing.type_of(c));
             if part && matches!(kind, Kind::MapPart | Kind::Backing) && seen.len() < MAX_PARTS && seen.insert(c) {
@@ -505,7 +506,7 @@ fn path(case: &Case, pile: &Pile) -> Vec<String> {
     let step = |i: usize| {
         let id = pile.chain[i];
         let next = pile.chain.get(i + 1);
-        let edge = next.and_then(|t| graph.edges(id).find(|&e| graph.target[e] == *t));
+        let edge = next.and_then(|t| graph.edges(id).find(|&e| graph.target.get(e) == *t));
         let field = edge.map(|e| case.typed.field(case.heap, graph, id, e)).unwrap_or_default();
         let guess = if case.typed.typing.known_by(id) == KnownBy::Guessed { " (guess)" } else { "" };
         format!("{} {}{field}{guess}", case.addr(id), case.type_name(id))

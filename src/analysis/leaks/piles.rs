@@ -239,7 +239,7 @@ fn freed_without(case: &Case, members: &[usize], told: &mut Bitmap) -> u64 {
     while let Some(o) = stack.pop() {
         reached.set(o.index());
         kept += case.heap.extent(o).1;
-        for &t in graph.children(o) {
+        for t in graph.children(o) {
             if !avoid(t) && seen.insert(t.index()) {
                 stack.push(t);
             }

@@ -169,7 +169,7 @@ fn stuck(heap: &Heap, built: &Built, waits: &[Wait], only: Option<&[Addr]>) -> V
                 ready.extend(list);
             }
             if !closed.get(o.index()) {
-                todo.extend(built.graph.children(o).iter().filter(|t| !seen.get(t.index())));
+                todo.extend(built.graph.children(o).filter(|t| !seen.get(t.index())));
             }
         }
         let Some(i) = ready.pop() else { break };

@@ -42,7 +42,8 @@ pub(super) fn print<R: Serialize>(
     envelope: &Envelope<R>,
     text: impl FnOnce(&mut dyn Write, &R) -> io::Result<()>,
 ) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
+    // Standard output by itself writes line by line.
+    let mut out = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
     if args.json {
         serde_json::to_writer_pretty(&mut out, envelope).map_err(io::Error::from)?;
         writeln!(out)?;

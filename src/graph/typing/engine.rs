@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     ops::Range,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use rayon::prelude::*;
@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use super::{
     Input, Slots, Typing,
     fit::{self, Fit, Level},
+    numbers::Numbers,
 };
 use crate::{
     base::{ObjectId, bitmap::AtomicBitmap},
@@ -119,7 +120,9 @@ pub(super) struct Engine<'a> {
     pub input: Input<'a>,
     pub slots: &'a Slots,
     pub plan: Plan,
-    best: Vec<AtomicU64>,
+    /// Best evidence of each object: its number in `numbers`.
+    best: Vec<AtomicU32>,
+    numbers: Numbers,
     /// Rank (higher is preferred) of each type, and back.
     rank_of: Vec<u32>,
     type_of_rank: Vec<TypeId>,
@@ -144,7 +147,8 @@ impl<'a> Engine<'a> {
             input,
             slots,
             plan: Plan::new(types),
-            best: (0..input.heap.slots).into_par_iter().map(|_| AtomicU64::new(0)).collect(),
+            best: (0..input.heap.slots).into_par_iter().map(|_| AtomicU32::new(0)).collect(),
+            numbers: Numbers::default(),
             rank_of,
             type_of_rank: order,
             interior: Lookup::new(input.graph.target.len(), &input.hints.interior),
@@ -154,8 +158,13 @@ impl<'a> Engine<'a> {
 
     /// The best evidence so far: type and key.
     pub fn best(&self, id: ObjectId) -> Option<(TypeId, Key)> {
-        let key = Key(self.best.get(id.index())?.load(Ordering::Relaxed));
+        let key = self.known(self.best.get(id.index())?);
         (key.0 != 0).then(|| (self.type_of_rank.get(key.rank()).copied().unwrap_or_default(), key))
+    }
+
+    #[inline]
+    fn known(&self, best: &AtomicU32) -> Key {
+        self.numbers.key(best.load(Ordering::Acquire))
     }
 
     /// Offset in its target's slot to which edge `edge` points.
@@ -180,12 +189,13 @@ impl<'a> Engine<'a> {
         if types.kind(ty) == Kind::Closure && types.fields(ty).is_empty() {
             return true;
         }
+        let (size, answers) = (types.size(ty), self.plan.answers(types, ty));
         self.input.graph.words.iter(self.input.graph.edges(id)).all(|word| {
             let Some(offset) = (8 * word).checked_sub(data + at) else { return partial };
-            if !repeats && offset >= types.size(ty) {
+            if !repeats && offset >= size {
                 return partial;
             }
-            self.plan.pointee(types, ty, offset) != PtrTo::NoPointer
+            answers.pointee(offset) != PtrTo::NoPointer
         })
     }
 
@@ -193,7 +203,8 @@ impl<'a> Engine<'a> {
     fn put(&self, id: ObjectId, ty: TypeId, fit: Fit) -> Option<Level> {
         let best = self.best.get(id.index())?;
         let key = Key::new(fit.level, fit.score, *self.rank_of.get(ty.index())?, fit.at);
-        if key.0 <= best.load(Ordering::Relaxed) {
+        let mut old = best.load(Ordering::Acquire);
+        if key <= self.numbers.key(old) {
             return None;
         }
         let partial = matches!(fit.level, Level::Start | Level::Part) || fit.at > 0;
@@ -201,13 +212,20 @@ impl<'a> Engine<'a> {
         if !proven && !self.agrees(id, ty, fit.at, self.slots.get(id)?.data, partial) {
             return None;
         }
-        (best.fetch_max(key.0, Ordering::Relaxed) < key.0).then_some(fit.level)
+        let number = self.numbers.of(key);
+        while key > self.numbers.key(old) {
+            match best.compare_exchange_weak(old, number, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(fit.level),
+                Err(now) => old = now,
+            }
+        }
+        None
     }
 
     /// Evidence of something of type `ty` at byte `offset` of the slot of `id`, from a holder known at `cap` or better.
     fn offer(&self, id: ObjectId, ty: TypeId, offset: u64, cap: Level) -> Option<Level> {
         // Most offers repeat what is known: a whole object of this type. Nothing that comes from a pointer alone beats it.
-        let known = Key(self.best.get(id.index())?.load(Ordering::Relaxed));
+        let known = self.known(self.best.get(id.index())?);
         if offset == 0
             && cap != Level::Interface
             && known.level_bits() >= Level::Whole as u64
@@ -299,7 +317,7 @@ impl<'a> Engine<'a> {
     fn copy_states(&self, level: usize, ids: impl Iterator<Item = ObjectId>, round: &mut Vec<(ObjectId, Key)>) {
         round.clear();
         round.extend(
-            ids.map(|id| (id, Key(self.best[id.index()].load(Ordering::Relaxed))))
+            ids.map(|id| (id, self.known(&self.best[id.index()])))
                 .filter(|(_, key)| key.level_bits() as usize == level),
         );
     }
@@ -366,16 +384,17 @@ impl<'a> Engine<'a> {
         let types = self.input.types;
         let cap = if key.level() == Some(Level::Guess) { Level::Guess } else { Level::Whole };
         let (begin, repeats) = (slot.data + key.at(), types.kind(ty) == Kind::Backing);
+        let (size, answers) = (types.size(ty), self.plan.answers(types, ty));
         for (edge, word) in edges.clone().zip(self.input.graph.words.iter(edges)) {
             let Some(offset) = (8 * word).checked_sub(begin) else { continue };
-            if !repeats && offset >= types.size(ty) {
+            if !repeats && offset >= size {
                 continue;
             }
-            let to = self.plan.pointee(types, ty, offset);
+            let to = answers.pointee(offset);
             if matches!(to, PtrTo::NoPointer | PtrTo::Untyped | PtrTo::Interface) {
                 continue;
             }
-            let target = self.input.graph.target[edge];
+            let target = self.input.graph.target.get(edge);
             if let Some(level) = self.point(to, target, self.edge_offset(edge), cap) {
                 out.push((target, level));
             }
@@ -392,7 +411,8 @@ impl<'a> Engine<'a> {
             .filter(|&id| self.best(id).is_some_and(|(ty, _)| ty == any_closure))
             .collect();
         Typing {
-            keys: self.best.into_iter().map(|k| Key(k.into_inner())).collect(),
+            best: self.best.into_iter().map(AtomicU32::into_inner).collect(),
+            keys: self.numbers.into_keys(),
             type_of_rank: self.type_of_rank,
             unread_closures,
         }

@@ -139,7 +139,7 @@ fn agreement(e: &Engine<'_>, id: ObjectId, ty: TypeId, data: u64) -> Option<u32>
     let mut agreeing = 0;
     for edge in e.input.graph.edges(id) {
         let offset = e.edge_at(edge).checked_sub(data)?;
-        let Some((child, key)) = e.best(e.input.graph.target[edge]) else { continue };
+        let Some((child, key)) = e.best(e.input.graph.target.get(edge)) else { continue };
         if key.level() <= Some(Level::Start) {
             continue;
         }

@@ -11,6 +11,7 @@
 //! | `slots`     | size, class and first data byte of the slot behind an object id |
 //! | `fit`       | how well a type and a pointer to it fit a slot |
 //! | `engine`    | the best evidence of every object, and its spreading |
+//! | `numbers`   | distinct pieces of evidence, by number |
 //! | `seeds`     | where it begins: malloc headers, interfaces, closures, roots |
 //! | `container` | the whole object around a part that a pointer leads to |
 //! | `regions`   | typed memory outside the heap: globals
@@ -21,6 +22,7 @@ mod container;
 mod engine;
 mod fit;
 mod guess;
+mod numbers;
 mod regions;
 mod seeds;
 mod slots;
@@ -69,14 +71,27 @@ pub struct Input<'a> {
 }
 
 /// The types of all objects.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Typing {
-    /// Best evidence by object id; 0 for free slots and where nothing is known.
+    /// Best evidence by object id: its number.
+    best: Vec<u32>,
+    /// What evidence each number stands for; all zero where nothing is known, as of free slots.
     keys: Vec<engine::Key>,
     type_of_rank: Vec<TypeId>,
     /// Objects to which a func value points and whose function is to be read from their first word: closures in spans
     /// without pointers, which the graph pass never reads.
     pub unread_closures: Vec<ObjectId>,
+}
+
+impl PartialEq for Typing {
+    /// What they say; numbers may differ.
+    fn eq(&self, other: &Typing) -> bool {
+        let same = |id| self.key(ObjectId(id)) == other.key(ObjectId(id));
+        self.best.len() == other.best.len()
+            && (0..self.best.len() as u32).all(same)
+            && self.type_of_rank == other.type_of_rank
+            && self.unread_closures == other.unread_closures
+    }
 }
 
 impl Typing {
@@ -94,7 +109,7 @@ impl Typing {
     }
 
     fn key(&self, id: ObjectId) -> engine::Key {
-        self.keys.get(id.index()).copied().unwrap_or_default()
+        self.best.get(id.index()).and_then(|&n| self.keys.get(n as usize)).copied().unwrap_or_default()
     }
 
     /// What is known of an object, for a snapshot: (level, place, type), (0, 0, unknown) where nothing is.
@@ -104,7 +119,7 @@ impl Typing {
     }
 
     /// The other way round: the distinct marks, and the number of each object's mark.
-    pub(crate) fn of_marks(marks: &[(u8, u64, TypeId)], of: &[u32]) -> Option<Typing> {
+    pub(crate) fn of_marks(marks: &[(u8, u64, TypeId)], of: Vec<u32>) -> Option<Typing> {
         let mut keys = Vec::with_capacity(marks.len());
         for (rank, &(level, at, _)) in marks.iter().enumerate() {
             keys.push(match level {
@@ -112,11 +127,7 @@ impl Typing {
                 l => engine::Key::new(Level::from_bits(l.into())?, 0, rank as u32, at),
             });
         }
-        Some(Typing {
-            keys: of.iter().map(|&m| keys.get(m as usize).copied().unwrap_or_default()).collect(),
-            type_of_rank: marks.iter().map(|m| m.2).collect(),
-            unread_closures: Vec::new(),
-        })
+        Some(Typing { best: of, keys, type_of_rank: marks.iter().map(|m| m.2).collect(), unread_closures: Vec::new() })
     }
 
     /// `TypeId::UNKNOWN` for free slots and where nothing is known.
@@ -156,7 +167,7 @@ impl Typing {
         types: &mut TypeTable,
         name: impl Fn(Addr) -> Option<String>,
     ) {
-        let mut ranks: HashMap<TypeId, u32> = HashMap::new();
+        let mut numbers: HashMap<TypeId, u32> = HashMap::new();
         for &(id, entry) in entries {
             let ty = match types.closure_at(entry) {
                 Some(ty) => ty,
@@ -165,12 +176,13 @@ impl Typing {
                     None => continue,
                 },
             };
-            let rank = *ranks.entry(ty).or_insert_with(|| {
+            let number = *numbers.entry(ty).or_insert_with(|| {
                 self.type_of_rank.push(ty);
-                self.type_of_rank.len() as u32 - 1
+                self.keys.push(engine::Key::new(Level::Closure, 0, self.type_of_rank.len() as u32 - 1, 0));
+                self.keys.len() as u32 - 1
             });
-            if let Some(key) = self.keys.get_mut(id.index()) {
-                *key = engine::Key::new(Level::Closure, 0, rank, 0);
+            if let Some(best) = self.best.get_mut(id.index()) {
+                *best = number;
             }
         }
     }

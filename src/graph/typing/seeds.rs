@@ -71,7 +71,10 @@ fn boxed(types: &TypeTable, word: Addr) -> PtrTo {
 fn interfaces(engine: &mut Engine<'_>) {
     let (graph, hints) = (engine.input.graph, engine.input.hints);
     for &(edge, word) in &hints.interfaces {
-        let Some(&target) = graph.target.get(edge as usize) else { continue };
+        if edge as usize >= graph.target.len() {
+            continue;
+        }
+        let target = graph.target.get(edge as usize);
         let offset = engine.edge_offset(edge as usize);
         seed_interface(engine, target, offset, word);
     }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     base::{Bitmap, Goid},
-    graph::{Graph, Root, RootKind},
+    graph::{Graph, Root, RootKind, Rows},
     runtime::{
         heap::Span,
         types::{Kind, TestTypes},
@@ -64,19 +64,18 @@ impl World {
     fn run(mut self, types: &TypeTable, guess: bool) -> Typing {
         let slots = self.next;
         self.edges.sort_by_key(|e| (e.0, e.1));
-        let mut graph = Graph { row: vec![0; slots as usize + 1], roots: self.roots, ..Graph::default() };
+        let mut graph = Graph { roots: self.roots, ..Graph::default() };
+        let mut degrees = vec![0u32; slots as usize];
         for &(from, at, to, offset) in &self.edges {
             let edge = graph.target.len() as u32;
-            graph.row[from as usize + 1] += 1;
+            degrees[from as usize] += 1;
             graph.target.push(ObjectId(to));
             graph.words.push((at / 8) as u32);
             if offset > 0 {
                 self.hints.interior.push((edge, offset as u32));
             }
         }
-        for i in 1..graph.row.len() {
-            graph.row[i] += graph.row[i - 1];
-        }
+        graph.rows = Rows::of_degrees(degrees);
         let mut allocated = Bitmap::new(slots as usize);
         (0..slots as usize).for_each(|i| allocated.set(i));
         let heap = Heap::of_spans(self.spans, allocated);

@@ -185,6 +185,16 @@ impl Plan {
         plan
     }
 
+    /// The answers for one type, for many questions.
+    pub fn answers<'p>(&'p self, table: &'p TypeTable, id: TypeId) -> Answers<'p> {
+        let i = id.index();
+        let flat = self.start.get(i).filter(|&&s| s != NONE).and_then(|&start| {
+            let words = self.words.get(start as usize..start as usize + self.count[i] as usize)?;
+            Some((words, u64::from(self.modulo[i]), table.kind(id) == Kind::Unknown))
+        });
+        Answers { table, id, flat }
+    }
+
     /// Like `TypeTable::pointee` for a word-aligned offset.
     pub fn pointee(&self, table: &TypeTable, id: TypeId, offset: u64) -> PtrTo {
         let i = id.index();
@@ -202,6 +212,35 @@ impl Plan {
                 }
             }
             _ => table.pointee(id, offset),
+        }
+    }
+}
+
+/// What the words of one type point to.
+#[derive(Clone, Copy)]
+pub struct Answers<'p> {
+    table: &'p TypeTable,
+    id: TypeId,
+    /// Its row, the size after which it repeats (else 0), and whether the type is not known.
+    flat: Option<(&'p [u32], u64, bool)>,
+}
+
+impl Answers<'_> {
+    /// As `Plan::pointee`.
+    #[inline]
+    pub fn pointee(&self, offset: u64) -> PtrTo {
+        let Some((words, modulo, unknown)) = self.flat else { return self.table.pointee(self.id, offset) };
+        let offset = match (modulo, u32::try_from(offset)) {
+            (0, _) => offset,
+            _ if offset < modulo => offset,
+            // Half the width is several times as quick.
+            (_, Ok(small)) => u64::from(small % modulo as u32),
+            _ => offset % modulo,
+        };
+        match words.get((offset / 8) as usize) {
+            Some(&word) if offset % 8 == 0 => PtrTo::unpack(word),
+            _ if unknown => PtrTo::Untyped,
+            _ => PtrTo::NoPointer,
         }
     }
 }
