@@ -131,7 +131,7 @@ fn holder(v: &View, id: ObjectId) -> String {
     if let Some(r) = v.built.graph.roots.iter().find(|r| r.target == id) {
         return format!("{:?} {}", r.kind, v.rt.image.name_global(r.at).unwrap_or_default());
     }
-    let edge = v.built.graph.target.iter().position(|t| *t == id);
+    let edge = v.built.graph.target.iter().position(|t| t == id);
     edge.map(|e| v.built.graph.source_of(e)).and_then(|s| v.typed.name(s)).unwrap_or("?").to_owned()
 }
 

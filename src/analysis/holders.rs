@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::dominators::HolderTree;
@@ -57,10 +58,16 @@ pub fn hand_over_records(heap: &Heap, built: &mut Built) {
         let (at, goid) = (g.addr, g.goid);
         graph.roots.push(Root { kind: RootKind::Goroutine, target: id, at, offset: 0, goid, frame: 0 });
     }
-    for e in 0..graph.target.len() {
-        if records.get(graph.target.get(e).index()) {
-            graph.target.set(e, graph.source_of(e));
-        }
+    const PART: usize = 1 << 16;
+    let targets = &graph.target;
+    let parts: Vec<usize> = (0..targets.len()).step_by(PART).collect();
+    let found = |&from: &usize| -> Vec<usize> {
+        let part = targets.range(from..targets.len().min(from + PART));
+        part.enumerate().filter(|(_, to)| records.get(to.index())).map(|(i, _)| from + i).collect()
+    };
+    let edges: Vec<Vec<usize>> = parts.par_iter().map(found).collect();
+    for e in edges.into_iter().flatten() {
+        graph.target.set(e, graph.source_of(e));
     }
 }
 

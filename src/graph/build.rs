@@ -9,10 +9,11 @@ use super::{Graph, Hints, Root, RootKind, Rows, Targets, TypeWords, reach};
 use crate::{
     base::{Addr, Goid, ObjectId, bytes},
     image::SegmentMask,
+    os::memory,
     runtime::{
         Runtime,
         heap::{
-            Heap, PointerMasks, Span,
+            Heap, NOWHERE, PointerMasks, Span,
             specials::{self, SpecialRoot},
         },
         layout::{Field, Global, Struct},
@@ -92,6 +93,10 @@ struct Part {
     target: Vec<ObjectId>,
     words: Vec<u32>,
     hints: Hints,
+    /// Pointers of one span, to be looked up together: (slot, word of the slot), value, and what they lead to.
+    places: Vec<(u32, u32)>,
+    values: Vec<u64>,
+    found: Vec<(u32, u32)>,
 }
 
 thread_local! {
@@ -155,6 +160,7 @@ pub fn build_from(
     }
     fits = fits && found.iter_mut().all(|p| append(&mut graph, &mut hints, p));
     drop((found, filling));
+    memory::give_back();
     if !fits {
         return Err(ReadError::Implausible {
             what: "the heap graph",
@@ -278,11 +284,25 @@ fn scan_spans(
         if !span.large_type.is_null() {
             edges.part.hints.headers.push((span.first, span.large_type));
         }
+        let (mut places, mut values) = (std::mem::take(&mut edges.part.places), std::mem::take(&mut edges.part.values));
+        let mut found = std::mem::take(&mut edges.part.found);
+        places.clear();
+        values.clear();
         masks.pointers(heap, span, mem, |slot, w| {
             let at = (u64::from(slot) * span.elemsize + 8 * w) as usize;
-            let found = edges.add(mem, at, w, w > 0);
-            edges.part.degrees[first + slot as usize] += u32::from(found);
+            // Most words that may be pointers and are not lead nowhere for being null.
+            if let Some(value) = bytes::u64_at(mem, at).filter(|&v| v != 0) {
+                places.push((slot, w.min(u32::MAX.into()) as u32));
+                values.push(value);
+            }
         });
+        heap.find_all(&values, &mut found);
+        for ((&(slot, w), &value), &to) in places.iter().zip(&values).zip(&found) {
+            let at = (u64::from(slot) * span.elemsize + 8 * u64::from(w)) as usize;
+            let found = to != NOWHERE && edges.enter(mem, at, w, w > 0, value, to);
+            edges.part.degrees[first + slot as usize] += u32::from(found);
+        }
+        (edges.part.places, edges.part.values, edges.part.found) = (places, values, found);
     }
 }
 
@@ -301,6 +321,14 @@ impl Edges<'_> {
     fn add(&mut self, mem: &[u8], at: usize, w: u64, before: bool) -> bool {
         let Some(value) = bytes::u64_at(mem, at) else { return false };
         let Some((to, offset)) = self.heap.find(Addr(value)) else { return false };
+        let w = w.min(u32::MAX.into()) as u32;
+        self.enter(mem, at, w, before, value, (to.0, offset.min(u32::MAX.into()) as u32))
+    }
+
+    /// The same, where it is known what `value` leads to: the id and the offset in its slot.
+    #[inline]
+    fn enter(&mut self, mem: &[u8], at: usize, w: u32, before: bool, value: u64, (to, offset): (u32, u32)) -> bool {
+        let to = ObjectId(to);
         if !self.heap.is_allocated(to) {
             self.rt.diag.note("pointer to a free slot", format_args!("{value:#x}"));
             return false;
@@ -314,10 +342,10 @@ impl Edges<'_> {
             self.part.hints.interfaces.push((edge, Addr(before)));
         }
         if offset > 0 {
-            self.part.hints.interior.push((edge, offset.min(u32::MAX.into()) as u32));
+            self.part.hints.interior.push((edge, offset));
         }
         self.part.target.push(to);
-        self.part.words.push(w.min(u32::MAX.into()) as u32);
+        self.part.words.push(w);
         true
     }
 

@@ -8,14 +8,14 @@ const GROUP: usize = 8;
 const WIDE: u8 = u8::MAX;
 
 /// Where the edges of eight objects begin: the first of them, and how far behind it the others.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Group {
     base: u32,
     within: [u8; GROUP],
 }
 
 /// The first edge of every object id. Objects are added in order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Rows {
     groups: Vec<Group>,
     /// Starts of groups with more than 255 edges before their last object: rare, since such objects are large.

@@ -9,7 +9,7 @@ const NARROW: usize = 1 << 24;
 const MASK: u32 = 0xff_ffff;
 
 /// Target of each edge.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Targets {
     /// Three bytes an edge, and one more at the end: four are read at once.
     narrow: Vec<u8>,

@@ -123,12 +123,22 @@ impl EdgeWords {
         let mut next = if self.high.is_empty() || edges.is_empty() { 0 } else { self.entry_of(edges.start) };
         let mut high = next.checked_sub(1).map_or(0, |i| u64::from(self.high[i].1) << 8);
         let rest = &self.high[..];
+        let (mut run, mut low, mut wide) = (usize::MAX, [].as_slice(), true);
         edges.map(move |edge| {
+            if edge / RUN != run {
+                run = edge / RUN;
+                (low, wide) = match self.runs.get(run) {
+                    Some(&r) => (&self.low[(r >> 1) as usize * UNIT..], r & 1 == 1),
+                    None => (self.open.as_slice(), true),
+                };
+            }
+            let i = edge % RUN;
+            let byte = if wide { low[i] } else { low[i / 2] >> (4 * (i & 1)) & 15 };
             if rest.get(next).is_some_and(|h| h.0 as usize == edge) {
                 high = u64::from(rest[next].1) << 8;
                 next += 1;
             }
-            high | u64::from(self.low(edge))
+            high | u64::from(byte)
         })
     }
 }

@@ -2,6 +2,7 @@
 //! Knows Linux and the two architectures; does not know Go.
 
 pub mod descriptors;
+pub mod memory;
 pub mod mmap;
 pub mod procfs;
 pub mod ptrace;

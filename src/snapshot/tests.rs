@@ -3,16 +3,13 @@
 use proptest::prelude::*;
 
 use super::edges::{decode, encode};
-use crate::base::ObjectId;
+use crate::{base::ObjectId, graph::Rows};
 
 proptest! {
     #[test]
     fn edges_come_back(degrees in proptest::collection::vec(0u32..5, 1..60), seed in any::<u64>(), cut in 1usize..40) {
-        let mut row = vec![0u32];
-        for d in &degrees {
-            row.push(row.last().copied().unwrap_or(0) + d);
-        }
-        let (slots, n) = (degrees.len() as u32, row.last().copied().unwrap_or(0) as usize);
+        let row = Rows::of_degrees(degrees.iter().copied());
+        let (slots, n) = (degrees.len() as u32, row.total() as usize);
         let mut x = seed | 1;
         let mut next = |bound: u32| { x ^= x << 13; x ^= x >> 7; x ^= x << 17; (x % u64::from(bound)) as u32 };
         let target: Vec<ObjectId> = (0..n).map(|_| ObjectId(next(slots))).collect();
@@ -29,7 +26,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_survived(raw in proptest::collection::vec(any::<u8>(), 0..200), count in 0usize..50) {
-        let row: Vec<u32> = (0..=20).map(|i| 2 * i).collect();
+        let row = Rows::of_degrees([2; 20]);
         let _ = decode(&row, 0, count, &raw, 20);
         let _ = decode(&row, 13, count, &raw, 20);
     }
@@ -84,7 +81,7 @@ fn file(dir: &std::path::Path) -> std::path::PathBuf {
     let mut degrees = vec![1u8; 511];
     degrees.push(0);
     put(Section::Degrees, 512, &degrees);
-    let row: Vec<u32> = (0..=511).chain([511]).collect();
+    let row = Rows::of_degrees([1; 511].into_iter().chain([0]));
     let target: Vec<ObjectId> = (1..512).map(ObjectId).collect();
     put(Section::Edges, 511, &encode(&row, 0, &target, &vec![0; 511]));
     put(Section::Roots, 1, &[0, 0, 0x80, 0x20, 0, 0, 0]);

@@ -35,7 +35,7 @@ pub fn assert_same_heap(a: &View, b: &View, what: &str) {
     assert!(a.heap.allocated.words() == b.heap.allocated.words(), "{what}: other objects");
     assert!(a.heap.dead.words() == b.heap.dead.words(), "{what}: other dead objects");
     let (x, y) = (&a.built, &b.built);
-    if x.graph.row != y.graph.row || x.graph.target != y.graph.target {
+    if x.graph.rows != y.graph.rows || x.graph.target != y.graph.target {
         let (p, q) = (objects(a), objects(b));
         let other: Vec<_> = p.iter().filter(|(at, o)| q.get(at) != Some(o)).map(|(at, o)| (at, o, q.get(at))).collect();
         panic!("{what}: other edges: {other:x?}");
@@ -60,7 +60,7 @@ pub fn objects(v: &View) -> HashMap<u64, (u64, bool, Vec<u64>)> {
         .map(|i| {
             let id = ObjectId(i as u32);
             let (addr, bytes) = v.heap.extent(id);
-            let to = g.children(id).iter().map(|&t| v.heap.extent(t).0.0).collect();
+            let to = g.children(id).map(|t| v.heap.extent(t).0.0).collect();
             (addr.0, (bytes, g.reachable.get(i), to))
         })
         .collect()

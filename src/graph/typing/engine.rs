@@ -28,6 +28,8 @@ const FEW: usize = 1 << 15;
 const MANY_EDGES: usize = 1 << 14;
 /// Ids of which the states are copied together, where many wait.
 const BLOCK: usize = 1 << 18;
+/// Words of bits (64 ids each) of one task then.
+const PART: usize = 32;
 
 /// Level, score, type and place in one word that orders evidence: level (4 bits), score (8), type by its rank, the
 /// first names highest (26), place / 8 (26).
@@ -94,19 +96,26 @@ impl<'a> Lookup<'a> {
 #[derive(Default)]
 struct Waiting {
     list: Vec<ObjectId>,
-    many: Option<crate::base::Bitmap>,
+    many: Option<AtomicBitmap>,
+}
+
+/// What a task leaves for later: objects whose evidence it raised, and those with too many edges for it.
+#[derive(Default)]
+struct Passed {
+    raised: Vec<(ObjectId, Level)>,
+    large: Vec<(ObjectId, Key)>,
 }
 
 impl Waiting {
     fn push(&mut self, id: ObjectId, slots: u32) {
-        if let Some(bits) = &mut self.many {
-            bits.set(id.index());
+        if let Some(bits) = &self.many {
+            bits.insert(id.index());
             return;
         }
         self.list.push(id);
         if self.list.len() > FEW {
-            let mut bits = crate::base::Bitmap::new(slots as usize);
-            self.list.drain(..).for_each(|id| bits.set(id.index()));
+            let bits = AtomicBitmap::new(slots as usize);
+            self.list.drain(..).for_each(|id| _ = bits.insert(id.index()));
             self.many = Some(bits);
         }
     }
@@ -289,6 +298,7 @@ impl<'a> Engine<'a> {
     pub fn run(&mut self) {
         let queued = AtomicBitmap::new(self.best.len());
         let mut round: Vec<(ObjectId, Key)> = Vec::new();
+        let mut parts: Vec<Vec<(ObjectId, Key)>> = Vec::new();
         while let Some(level) = (0..self.waiting.len()).rev().find(|&l| !self.waiting[l].is_empty()) {
             let mut waiting = std::mem::take(&mut self.waiting[level]);
             let Some(many) = waiting.many else {
@@ -306,10 +316,16 @@ impl<'a> Engine<'a> {
             };
             // In blocks of ids: copies of all states at once would need more memory than the states themselves. The
             // blocks do not depend on the number of threads, so neither does the result.
+            let many = many.into_bitmap();
             for from in (0..many.len()).step_by(BLOCK) {
                 let words = &many.words()[from / 64..many.len().min(from + BLOCK).div_ceil(64)];
-                self.copy_states(level, ones(words, from), &mut round);
-                self.pass_round(&round);
+                parts.resize_with(words.len().div_ceil(PART), Vec::new);
+                let engine = &*self;
+                parts.par_iter_mut().zip(words.par_chunks(PART)).enumerate().for_each(|(i, (part, words))| {
+                    engine.copy_states(level, ones(words, from + 64 * PART * i), part);
+                });
+                let passed = parts.par_iter().map(|part| engine.pass(part)).collect();
+                self.finish_round(passed);
             }
         }
     }
@@ -324,30 +340,48 @@ impl<'a> Engine<'a> {
 
     /// Passes on what the objects of `round` know, in parallel.
     fn pass_round(&mut self, round: &[(ObjectId, Key)]) {
-        let many = |id: ObjectId| self.input.graph.edges(id).len() > MANY_EDGES;
-        if round.iter().any(|&(id, _)| many(id)) {
-            let (large, small): (Vec<_>, Vec<_>) = round.iter().partition(|&&(id, _)| many(id));
-            self.pass_small(&small);
-            for (id, key) in large {
-                self.pass_large(id, key);
-            }
-        } else {
-            self.pass_small(round);
-        }
+        let engine = &*self;
+        let passed = match round.len() < PARALLEL {
+            true => vec![engine.pass(round)],
+            false => round.par_chunks(CHUNK).map(|part| engine.pass(part)).collect(),
+        };
+        self.finish_round(passed);
     }
 
-    fn pass_small(&mut self, round: &[(ObjectId, Key)]) {
-        let engine = &*self;
-        let pass = |chunk: &[(ObjectId, Key)]| {
-            let mut out = Vec::new();
-            for &(id, key) in chunk {
-                engine.pass_on(id, key, engine.input.graph.edges(id), &mut out);
+    fn pass(&self, round: &[(ObjectId, Key)]) -> Passed {
+        let mut out = Passed::default();
+        for &(id, key) in round {
+            let edges = self.input.graph.edges(id);
+            if edges.len() > MANY_EDGES {
+                out.large.push((id, key));
+            } else {
+                self.pass_on(id, key, edges, &mut out.raised);
             }
-            out
-        };
-        let raised =
-            if round.len() < PARALLEL { vec![pass(round)] } else { round.par_chunks(CHUNK).map(pass).collect() };
-        self.queue(raised);
+        }
+        self.mark(&mut out.raised);
+        out
+    }
+
+    /// Enters objects where many wait already; keeps the others.
+    fn mark(&self, raised: &mut Vec<(ObjectId, Level)>) {
+        raised.retain(|&(id, level)| match &self.waiting[level as usize].many {
+            Some(bits) => {
+                bits.insert(id.index());
+                false
+            }
+            None => true,
+        });
+    }
+
+    fn finish_round(&mut self, passed: Vec<Passed>) {
+        let mut large = Vec::new();
+        for p in passed {
+            self.queue(p.raised);
+            large.extend(p.large);
+        }
+        for (id, key) in large {
+            self.pass_large(id, key);
+        }
     }
 
     /// One object with many edges, some of them at a time.
@@ -355,21 +389,22 @@ impl<'a> Engine<'a> {
         let edges = self.input.graph.edges(id);
         for from in edges.clone().step_by(BLOCK) {
             let engine = &*self;
-            let raised = (from..edges.end.min(from + BLOCK))
+            let raised: Vec<Vec<(ObjectId, Level)>> = (from..edges.end.min(from + BLOCK))
                 .into_par_iter()
                 .step_by(CHUNK)
                 .map(|at| {
                     let mut out = Vec::new();
                     engine.pass_on(id, key, at..edges.end.min(from + BLOCK).min(at + CHUNK), &mut out);
+                    engine.mark(&mut out);
                     out
                 })
                 .collect();
-            self.queue(raised);
+            raised.into_iter().for_each(|r| self.queue(r));
         }
     }
 
-    fn queue(&mut self, raised: Vec<Vec<(ObjectId, Level)>>) {
-        for (id, level) in raised.into_iter().flatten() {
+    fn queue(&mut self, raised: Vec<(ObjectId, Level)>) {
+        for (id, level) in raised {
             self.waiting[level as usize].push(id, self.input.heap.slots);
         }
     }

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::{ARENA_PAGES, BLOCK, Finder, Heap, PAGE, Span, clusters::Clusters};
 use crate::{
     base::{Addr, Bitmap, ObjectId, bytes},
+    os::memory,
     runtime::{
         Runtime,
         layout::{Field, Global, Struct},
@@ -82,8 +83,13 @@ impl Heap {
         let size = rt.layout.size(Struct::Mspan).unwrap_or(0) as usize;
         let batches: Vec<Spans> =
             all.par_chunks(4096).map(|batch| read_spans(rt, batch, size)).collect::<Result<_, ReadError>>()?;
-        let (in_use, manual): (Vec<_>, Vec<_>) = batches.into_iter().unzip();
-        let (mut spans, mut manual) = (in_use.concat(), manual.concat());
+        // Parts are given up one by one: there may be millions of spans.
+        let mut spans: Vec<RawSpan> = Vec::with_capacity(batches.iter().map(|b| b.0.len()).sum());
+        let mut manual: Vec<(Addr, u64)> = Vec::new();
+        for (used, others) in batches {
+            spans.extend(used);
+            manual.extend(others);
+        }
         manual.sort_unstable();
         spans.sort_by_key(|s| s.0.start);
         spans.dedup_by(|b, a| {
@@ -121,6 +127,7 @@ impl Heap {
         heap.spans = spans.into_iter().map(|s| s.0).collect();
         heap.finders = heap.spans.iter().map(Finder::new).collect();
         heap.index(mheap)?;
+        memory::give_back();
         Ok(heap)
     }
 
