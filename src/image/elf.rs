@@ -36,6 +36,16 @@ pub enum Bytes {
     Owned(Arc<[u8]>),
 }
 
+impl Bytes {
+    /// Memory that they take.
+    pub fn copied(&self) -> u64 {
+        match self {
+            Bytes::Mapped { .. } => 0,
+            Bytes::Owned(b) => b.len() as u64,
+        }
+    }
+}
+
 impl Deref for Bytes {
     type Target = [u8];
 

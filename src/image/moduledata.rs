@@ -151,7 +151,7 @@ const SHAPES: &[Shape] = &[
 
 /// The largest shape; the rest of a read beyond a smaller one is ignored.
 const READ_LEN: usize = 592;
-/// A pointer mask of this size covers 4 GiB of globals.
+/// Pointer masks of this size, of all modules together, cover 4 GiB of globals.
 const MAX_MASK: u64 = 64 << 20;
 /// More modules than any program with plugins loads.
 const MAX_MODULES: usize = 4096;
@@ -265,7 +265,8 @@ impl Raw {
     }
 
     /// Copies the masks and decodes the rest.
-    pub fn decode(&self, target: &Target, diag: &Diagnostics) -> Module {
+    /// `masks`: bytes that they may have; what they have is taken from it.
+    pub fn decode(&self, target: &Target, diag: &Diagnostics, masks: &mut u64) -> Module {
         let s = self.shape;
         let string = |off: usize| {
             let len = self.word(off + 8);
@@ -275,13 +276,15 @@ impl Raw {
             let bytes = target.read_vec(self.at(off), len, MAX_NAME).unwrap_or_default();
             String::from_utf8_lossy(&bytes).into_owned()
         };
-        let mask = |which: &str, start: usize, off: usize| {
+        let mut mask = |which: &str, start: usize, off: usize| {
             let (start, end) = (self.at(start), self.at(start + 8));
             let nbits = u64::from(bytes::u32_at(&self.bytes, off).unwrap_or(0));
             let bits = if nbits == 0 {
                 Vec::new()
             } else {
-                target.read_vec(self.at(off + 8), nbits.div_ceil(8), MAX_MASK).unwrap_or_else(|fault| {
+                let read = target.read_vec(self.at(off + 8), nbits.div_ceil(8), *masks);
+                *masks -= read.as_ref().map_or(0, |bits| bits.len() as u64);
+                read.unwrap_or_else(|fault| {
                     diag.note("pointer mask of globals unreadable", format_args!("{which} of {}: {fault}", self.addr));
                     Vec::new()
                 })
@@ -333,13 +336,14 @@ impl Raw {
 /// The list of modules that starts at `first`.
 pub fn read_all(target: &Target, first: Raw, minor: Option<u32>, diag: &Diagnostics) -> Vec<Module> {
     let mut modules = Vec::new();
+    let mut masks = MAX_MASK;
     let mut raw = first;
     loop {
         let next = raw.next();
         if raw.bad() {
             diag.note("module marked bad by the runtime", raw.addr);
         } else {
-            modules.push(raw.decode(target, diag));
+            modules.push(raw.decode(target, diag, &mut masks));
         }
         if next.is_null() || modules.len() >= MAX_MODULES || modules.iter().any(|m: &Module| m.addr == next) {
             return modules;

@@ -160,6 +160,8 @@ impl Image {
         };
         let raw = if minor.is_none() { raw.narrowed(go_version.minor) } else { raw };
         let modules = moduledata::read_all(target, raw, Some(go_version.minor), diag);
+        // Copies from memory, of all modules together.
+        let mut copied = 0;
         let mut pclntabs = Vec::with_capacity(modules.len());
         for (i, m) in modules.iter().enumerate() {
             let bytes = if i == 0 { found.bytes.clone() } else { table_bytes(&elf, target, m.pc_header) };
@@ -172,6 +174,11 @@ impl Image {
                 sections: moduledata::text_sections(target, m),
                 minor: go_version.minor,
             };
+            copied += [&bytes, &place.gofunc_bytes].iter().map(|b| b.copied()).sum::<u64>();
+            if i > 0 && copied > MAX_TABLE {
+                diag.note("function table of a further module unusable", format_args!("tables of {copied} bytes"));
+                break;
+            }
             match Pclntab::parse(bytes, place) {
                 Ok(tab) => pclntabs.push(tab),
                 Err(e) if i == 0 => return Err(e.into()),

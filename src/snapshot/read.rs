@@ -38,6 +38,10 @@ use crate::{
 /// Addresses of user space end below this.
 const MAX_ADDR: u64 = 1 << 48;
 
+/// Slots that a file of a given size can stand for: written ones have less than one a byte, but free slots take next to nothing.
+const SLOTS_PER_BYTE: u64 = 256;
+const SPARE_SLOTS: u64 = 16 << 20;
+
 /// An opened snapshot; its description is read, the rest is not.
 pub struct Snapshot {
     reader: Reader,
@@ -68,6 +72,10 @@ impl Snapshot {
         })?;
         if meta.slots >= u64::from(u32::MAX) || meta.edges >= u64::from(u32::MAX) {
             return Err(reader.bad(Section::Meta, "it counts more objects than 32 bits can name"));
+        }
+        // A small file that claims a huge heap would cost memory in proportion to the claim.
+        if meta.slots > SPARE_SLOTS.saturating_add(reader.file_bytes().saturating_mul(SLOTS_PER_BYTE)) {
+            return Err(reader.bad(Section::Meta, "it counts more objects than a file of its size describes"));
         }
         Ok(Snapshot { reader, meta })
     }

@@ -20,7 +20,7 @@ const MAX_TYPES: usize = 1 << 21;
 /// Fields of one struct, parameters of one func; the compiler's own limits are far below.
 const MAX_MEMBERS: u64 = 1 << 16;
 const MAX_POOL: usize = 1 << 25;
-/// Types, names and (to Go 1.25) all other read-only data of one module.
+/// Types, names and (to Go 1.25) all other read-only data of all modules.
 const MAX_SECTION: u64 = 1 << 30;
 const MAX_NAME: u64 = 1 << 16;
 const MAX_ITABS: u64 = 1 << 20;
@@ -108,7 +108,14 @@ impl TypeTable {
 
 impl<'t, 'a> Loader<'t, 'a> {
     fn new(table: &'t mut TypeTable, sources: Sources<'a>) -> Self {
-        let sections: Vec<_> = sources.modules.iter().filter_map(|m| read_section(m, sources)).collect();
+        // All together: each module of a damaged list may claim the same memory.
+        let mut left = MAX_SECTION.min(sources.memory.stored_bytes().unwrap_or(u64::MAX));
+        let mut sections = Vec::new();
+        for m in sources.modules {
+            let Some(section) = read_section(m, sources, left) else { continue };
+            left -= section.bytes.len() as u64;
+            sections.push(section);
+        }
         Loader { table, sources, sections, pending: Vec::new() }
     }
 
@@ -531,10 +538,14 @@ fn offset(section: &Section, off: i32) -> Option<Addr> {
     (off < section.bytes.len() as u64).then(|| Addr(section.start + off))
 }
 
-/// Reads [types, etypes); pieces that cannot be read stay zero.
-fn read_section(module: &Module, sources: Sources<'_>) -> Option<Section> {
+/// Reads [types, etypes), at most `most` bytes; pieces that cannot be read stay zero.
+fn read_section(module: &Module, sources: Sources<'_>, most: u64) -> Option<Section> {
     const PIECE: usize = 1 << 20;
-    let len = module.etypes.distance_from(module.types).filter(|&n| n > 0 && n <= MAX_SECTION)?;
+    let len = module.etypes.distance_from(module.types).filter(|&n| n > 0)?;
+    if len > most {
+        sources.diag.note("type descriptors cannot be read", format_args!("{len} bytes at {}", module.types));
+        return None;
+    }
     let mut buf = vec![0; len as usize];
     if sources.memory.read(module.types, &mut buf).is_err() {
         for (i, piece) in buf.chunks_mut(PIECE).enumerate() {
