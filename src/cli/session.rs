@@ -18,7 +18,11 @@ use crate::{
     },
     os::procfs,
     report::{Envelope, SCHEMA_VERSION, TargetInfo, Tool},
-    runtime::{Runtime, heap::Heap},
+    runtime::{
+        Runtime,
+        heap::Heap,
+        types::{Sources, TypeTable},
+    },
     snapshot::{self, Snapshot, SnapshotError},
     target::{HoldMode, Missed, Target, TargetError, TargetKind, fork, is_core},
 };
@@ -30,6 +34,8 @@ pub struct Session {
     pub rt: Runtime,
     /// Where a snapshot is the target: the rest of it.
     saved: Option<Snapshot>,
+    /// Types of the binary, where they were read before the target was held.
+    types: Option<TypeTable>,
     timing: BTreeMap<&'static str, f64>,
     started: Instant,
 }
@@ -73,7 +79,7 @@ fn open_process(
     args: &TargetArgs,
     typed: bool,
     timing: &mut BTreeMap<&'static str, f64>,
-) -> Result<Runtime, Failure> {
+) -> Result<(Runtime, Option<TypeTable>), Failure> {
     if pid == std::process::id() {
         return Err(Failure::new("cannot look at itself", None));
     }
@@ -88,12 +94,17 @@ fn open_process(
         timing.insert("code", begin.elapsed().as_secs_f64() * 1e3);
     }
     let begin = Instant::now();
+    let types = typed.then(|| TypeTable::of_binary(Sources::of(&rt)));
+    if typed {
+        timing.insert("descriptors", begin.elapsed().as_secs_f64() * 1e3);
+    }
+    let begin = Instant::now();
     let target = Arc::new(Target::attach(pid, args.hold_request())?);
     timing.insert("attach", begin.elapsed().as_secs_f64() * 1e3);
     if target.auxv != running.auxv {
         return Err(Failure::new(format!("process {pid} replaced its program meanwhile"), Some("once more")));
     }
-    Ok(rt.on(target)?)
+    Ok((rt.on(target)?, types))
 }
 
 impl Session {
@@ -109,9 +120,13 @@ impl Session {
     fn open_for(args: &TargetArgs, typed: bool) -> Result<Session, Failure> {
         let started = Instant::now();
         let mut timing = BTreeMap::new();
-        let mut saved = None;
+        let (mut saved, mut types) = (None, None);
         let rt = match target_of(&args.target)? {
-            Place::Process(pid) => open_process(pid, args, typed, &mut timing)?,
+            Place::Process(pid) => {
+                let (rt, known) = open_process(pid, args, typed, &mut timing)?;
+                types = known;
+                rt
+            }
             Place::Core(path) => {
                 let target = Arc::new(Target::open_core(&path, args.exe.as_deref())?);
                 let opened = Runtime::open(target.clone(), &args.open_options());
@@ -136,7 +151,7 @@ impl Session {
         for (kind, example) in &rt.target.trouble {
             rt.diag.note(kind, example);
         }
-        Ok(Session { rt, saved, timing, started })
+        Ok(Session { rt, saved, types, timing, started })
     }
 
     pub fn is_live(&self) -> bool {
@@ -192,6 +207,15 @@ impl Session {
         let built = self.stage("graph", |rt| build::build_from(rt, heap, &words, goroutines, stacks))?;
         self.in_time()?;
         Ok(built)
+    }
+
+    /// The types of all objects. The target must be held.
+    pub fn typed(&mut self, heap: &Heap, built: &Built) -> Typed {
+        let known = self.types.take();
+        self.stage("types", |rt| match known {
+            Some(types) => Typed::with(rt, heap, built, types),
+            None => Typed::new(rt, heap, built),
+        })
     }
 
     /// The target runs on. An error if not everything was read before: half a heap would give wrong answers.
@@ -253,7 +277,7 @@ impl Session {
         }
         let heap = self.heap()?;
         let built = self.graph(&heap)?;
-        let typed = self.stage("types", |rt| Typed::new(rt, &heap, &built));
+        let typed = self.typed(&heap, &built);
         let mut scene = Scene { heap, built, typed };
         let seen = look(&self.rt, &scene);
         self.let_go()?;

@@ -186,7 +186,7 @@ fn look(s: &mut Session, all: &GoroutinesArgs, wanted: &Wanted) -> Result<Look, 
     if let Some((heap, typed)) = &mut scene
         && wanted.names
     {
-        *typed = Some(s.stage("types", |rt| Typed::new(rt, heap, &built)));
+        *typed = Some(s.typed(heap, &built));
     }
     match wanted.heap {
         true => s.let_go()?,

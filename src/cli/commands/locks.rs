@@ -13,7 +13,6 @@ use crate::{
         },
         places::Places,
     },
-    graph::typing::Typed,
     os::descriptors::Descriptors,
     output,
     runtime::sched::waits,
@@ -43,7 +42,7 @@ pub fn run(args: &LocksArgs) -> Result<(), Failure> {
     let mut built = s.graph(&heap)?;
     let waits = s.stage("waits", |rt| waits::read(rt, &built.goroutines, &built.stacks));
     let held = s.stage("holders", |rt| locks::infer(rt, &built, &waits));
-    let typed = s.stage("types", |rt| Typed::new(rt, &heap, &built));
+    let typed = s.typed(&heap, &built);
     let mut descriptors = s.rt.target.pid.filter(|_| s.is_live()).map(Descriptors::new);
     let now = nanotime(&s, &built.goroutines);
     s.let_go()?;

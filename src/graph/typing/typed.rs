@@ -24,8 +24,12 @@ pub struct Typed {
 impl Typed {
     /// Reads what is left to read (descriptors, first words of some closures), so the target must still be held.
     pub fn new(rt: &Runtime, heap: &Heap, built: &Built) -> Typed {
+        Typed::with(rt, heap, built, TypeTable::of_binary(Sources::of(rt)))
+    }
+
+    /// The same, where the types of the binary (`TypeTable::of_binary`) were read before the target was held.
+    pub fn with(rt: &Runtime, heap: &Heap, built: &Built, mut types: TypeTable) -> Typed {
         let sources = Sources::of(rt);
-        let mut types = TypeTable::discover(sources);
         load_hinted(rt, sources, &mut types, &built.hints);
         let module = rt.image.modules.first().map(|m| m.types).unwrap_or_default();
         let descriptor = |types: &TypeTable, off: u64| types.by_addr(module.offset(off));

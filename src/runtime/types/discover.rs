@@ -81,22 +81,30 @@ struct Loader<'t, 'a> {
 impl TypeTable {
     /// All types of all modules that can be found without the heap.
     pub fn discover(sources: Sources<'_>) -> TypeTable {
+        let mut table = TypeTable::of_binary(sources);
+        table.load(sources, []);
+        table
+    }
+
+    /// Those of them that the binary has, which do not change while the program runs.
+    pub fn of_binary(sources: Sources<'_>) -> TypeTable {
         let mut table = TypeTable::new();
         let mut loader = Loader::new(&mut table, sources);
         for module in sources.modules {
             loader.typelinks(module);
             loader.static_itabs(module);
         }
-        loader.run_time_itabs();
         loader.scan_sections();
         loader.finish();
         table
     }
 
-    /// Adds the types at `addrs` (from malloc headers, interface words) and all that they refer to. Addresses that hold
+    /// Adds what itabs made at run time name, the types at `addrs` (from malloc headers, interface words), and all that
+    /// they refer to. Addresses that hold
     /// no type are counted as diagnostics by the caller's choice: ask `by_type_word` afterwards.
     pub fn load(&mut self, sources: Sources<'_>, addrs: impl IntoIterator<Item = Addr>) {
         let mut loader = Loader::new(self, sources);
+        loader.run_time_itabs();
         for addr in addrs {
             if !loader.table.by_addr.contains_key(&addr.0) && !loader.table.itabs.contains_key(&addr.0) {
                 loader.type_word(addr);
