@@ -536,3 +536,56 @@ macro_rules! parsers {
 }
 
 parsers! { elf buildinfo dwarf packed pclntab moduledata types core memory program snapshot blocks procfs }
+
+/// Many units, and many references from one to another: found by their places, not by a walk over all.
+#[test]
+fn many_units() {
+    const N: u32 = 60_000;
+    let abbreviations = [
+        // A unit with its language; a variable with name, place and type; a type with its name.
+        &[1, 0x11, 1, 0x13, 0x0b, 0, 0][..],
+        &[2, 0x34, 0, 0x03, 0x08, 0x02, 0x18, 0x49, 0x10, 0, 0],
+        &[3, 0x24, 0, 0x03, 0x08, 0, 0, 0],
+    ]
+    .concat();
+    let unit = |content: &[u8]| {
+        let mut u = (content.len() as u32 + 7).to_le_bytes().to_vec();
+        u.extend([4, 0, 0, 0, 0, 0, 8]);
+        u.extend(content);
+        u
+    };
+    let (small, first) = (unit(&[1, 0x16, 3, b't', 0, 0]), 11 + 2 + 17 * N + 1);
+    let mut variables = vec![1, 0x16];
+    for i in 0..N {
+        variables.extend([2, b'v', 0, 9, 3]);
+        variables.extend((0x50_0000 + 8 * u64::from(i)).to_le_bytes());
+        variables.extend((first + small.len() as u32 * (N - 1 - i) + 13).to_le_bytes());
+    }
+    variables.push(0);
+    let mut info = unit(&variables);
+    (0..N).for_each(|_| info.extend(&small));
+    let names = b"\0.debug_abbrev\0.debug_info\0.shstrtab\0";
+    let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
+    let mut headers = vec![0; 64];
+    let mut body: Vec<u8> = Vec::new();
+    for (name, kind, content) in [(1u32, 1u32, &abbreviations[..]), (15, 1, &info), (27, 3, names)] {
+        headers.extend([name, kind].iter().flat_map(|w| w.to_le_bytes()));
+        let words = [0, 0, 64 + body.len() as u64, content.len() as u64, 0, 1, 0];
+        headers.extend(words.iter().flat_map(|w: &u64| w.to_le_bytes()));
+        body.extend(content);
+    }
+    file.extend([0, 0, 64 + body.len() as u64].iter().flat_map(|w: &u64| w.to_le_bytes()));
+    file.extend(
+        [0, 64, 56, 0, 64, 4, 3]
+            .iter()
+            .zip([4, 2, 2, 2, 2, 2, 2])
+            .flat_map(|(w, n): (&u32, usize)| w.to_le_bytes()[..n].to_vec()),
+    );
+    file.extend(body);
+    file.extend(headers);
+    let begin = Instant::now();
+    let n = raw::dwarf(file);
+    println!("{n} found in {:?}", begin.elapsed());
+    assert_eq!(n, N as usize);
+    assert!(begin.elapsed() < IN_TIME, "{:?}", begin.elapsed());
+}

@@ -104,12 +104,14 @@ impl Dwarf {
             }
         };
         let sections = gimli::DwarfSections::load(load)?;
-        let dwarf = sections.borrow(|s| EndianSlice::new(s, LittleEndian));
+        let mut dwarf = sections.borrow(|s| EndianSlice::new(s, LittleEndian));
+        dwarf.populate_abbreviations_cache(gimli::AbbreviationsCacheStrategy::Duplicates);
         let mut headers = Vec::new();
         let mut units = dwarf.units();
         while let Some(h) = units.next()? {
             headers.push(h);
         }
+        let dwarf = Info { dwarf, headers: &headers };
         let mut out = Dwarf::default();
         let parts: Vec<Result<Dwarf, DwarfError>> = headers
             .par_iter()
@@ -137,6 +139,20 @@ impl Dwarf {
     }
 }
 
+/// The sections, and the headers of all units in their order.
+struct Info<'h, 'a> {
+    dwarf: gimli::Dwarf<Slice<'a>>,
+    headers: &'h [gimli::UnitHeader<Slice<'a>>],
+}
+
+impl<'a> std::ops::Deref for Info<'_, 'a> {
+    type Target = gimli::Dwarf<Slice<'a>>;
+
+    fn deref(&self) -> &gimli::Dwarf<Slice<'a>> {
+        &self.dwarf
+    }
+}
+
 /// Entries of .debug_addr and .debug_str_offsets; gimli multiplies what it is given.
 const MAX_INDEX: usize = 1 << 32;
 
@@ -159,7 +175,7 @@ fn text<'a>(dwarf: &gimli::Dwarf<Slice<'a>>, unit: &gimli::Unit<Slice<'a>>, v: A
 }
 
 fn read_unit<'a>(
-    dwarf: &gimli::Dwarf<Slice<'a>>,
+    dwarf: &Info<'_, 'a>,
     unit: &gimli::Unit<Slice<'a>>,
     want: &(dyn Fn(&str) -> bool + Sync),
 ) -> Result<Dwarf, DwarfError> {
@@ -223,7 +239,7 @@ fn read_unit<'a>(
 
 /// Variables of a function that lie in its closure object.
 fn captures<'a>(
-    dwarf: &gimli::Dwarf<Slice<'a>>,
+    dwarf: &Info<'_, 'a>,
     unit: &gimli::Unit<Slice<'a>>,
     function: gimli::EntriesTreeNode<Slice<'a>>,
     pc: u64,
@@ -250,7 +266,7 @@ fn captures<'a>(
 
 /// Name and descriptor of an entry's type; a type without descriptor is put on the list.
 fn type_of<'a>(
-    dwarf: &gimli::Dwarf<Slice<'a>>,
+    dwarf: &Info<'_, 'a>,
     unit: &gimli::Unit<Slice<'a>>,
     entry: &gimli::DebuggingInformationEntry<'_, '_, Slice<'a>>,
     undescribed: &mut Vec<gimli::DebugInfoOffset>,
@@ -296,32 +312,27 @@ fn describe<'a>(
     (name, rt.filter(|&r| r != 0))
 }
 
-fn describe_elsewhere<'a>(
-    dwarf: &gimli::Dwarf<Slice<'a>>,
-    at: gimli::DebugInfoOffset,
-) -> Option<(String, Option<u64>)> {
+fn describe_elsewhere<'a>(dwarf: &Info<'_, 'a>, at: gimli::DebugInfoOffset) -> Option<(String, Option<u64>)> {
     with_unit_at(dwarf, at, |unit, offset| describe(dwarf, unit, offset))
 }
 
-/// Go's linker refers to types across units by .debug_info offset: find the unit and parse its header.
+/// Go's linker refers to types across units by .debug_info offset: find the unit by its place.
 fn with_unit_at<'a, T>(
-    dwarf: &gimli::Dwarf<Slice<'a>>,
+    dwarf: &Info<'_, 'a>,
     at: gimli::DebugInfoOffset,
     f: impl FnOnce(&gimli::Unit<Slice<'a>>, gimli::UnitOffset) -> T,
 ) -> Option<T> {
-    let mut units = dwarf.units();
-    while let Ok(Some(h)) = units.next() {
-        if let Some(offset) = at.to_unit_offset(&h) {
-            let unit = dwarf.unit(h).ok()?;
-            return Some(f(&unit, offset));
-        }
-    }
-    None
+    let offset = |h: &gimli::UnitHeader<Slice<'a>>| h.offset().as_debug_info_offset().map_or(0, |o| o.0);
+    let i = dwarf.headers.partition_point(|h| offset(h) <= at.0).checked_sub(1)?;
+    let header = dwarf.headers.get(i)?;
+    let within = at.to_unit_offset(header)?;
+    let unit = dwarf.unit(*header).ok()?;
+    Some(f(&unit, within))
 }
 
 /// Lists members with their offsets from the outermost struct; `at` is a struct, array or typedef.
 fn flatten<'a>(
-    dwarf: &gimli::Dwarf<Slice<'a>>,
+    dwarf: &Info<'_, 'a>,
     unit: &gimli::Unit<Slice<'a>>,
     at: gimli::UnitOffset,
     prefix: &str,
@@ -368,7 +379,7 @@ fn flatten<'a>(
 
 /// Size of a type, and the struct behind it if it is one (typedefs followed).
 fn resolve<'a>(
-    dwarf: &gimli::Dwarf<Slice<'a>>,
+    dwarf: &Info<'_, 'a>,
     unit: &gimli::Unit<Slice<'a>>,
     at: gimli::UnitOffset,
     depth: u32,
