@@ -96,22 +96,19 @@ impl<'g> Successors<'g> {
         Successors { graph, base, row, target }
     }
 
-    /// Number of successors of `vertex`.
-    fn len(&self, vertex: u32) -> u32 {
+    /// Where the successors of `vertex` stand.
+    fn range(&self, vertex: u32) -> std::ops::Range<u32> {
         if vertex < self.base {
-            self.row[vertex as usize + 1] - self.row[vertex as usize]
+            self.row[vertex as usize]..self.row[vertex as usize + 1]
         } else {
-            self.graph.edges(ObjectId(vertex - self.base)).len() as u32
+            let edges = self.graph.edges(ObjectId(vertex - self.base));
+            edges.start as u32..edges.end as u32
         }
     }
 
-    fn get(&self, vertex: u32, i: u32) -> u32 {
-        if vertex < self.base {
-            self.target[(self.row[vertex as usize] + i) as usize]
-        } else {
-            let start = self.graph.edges(ObjectId(vertex - self.base)).start;
-            self.base + self.graph.target.get(start + i as usize).0
-        }
+    /// The successor at place `i` of the range of `vertex`.
+    fn at(&self, vertex: u32, i: u32) -> u32 {
+        if vertex < self.base { self.target[i as usize] } else { self.base + self.graph.target.get(i as usize).0 }
     }
 }
 
@@ -256,16 +253,17 @@ fn number(succ: &Successors, total: usize) -> (Vec<u32>, Vec<u32>, Vec<u32>) {
     let mut vertex = vec![0u32];
     let mut parent = vec![0u32];
     node_of[0] = 0;
-    // (vertex, its successors still to visit from this index, its node)
-    let mut stack: Vec<(u32, u32)> = vec![(0, 0)];
+    // (vertex, its successors still to visit)
+    let first = succ.range(0);
+    let mut stack: Vec<(u32, u32, u32)> = vec![(0, first.start, first.end)];
     while let Some(top) = stack.last_mut() {
-        let (v, i) = *top;
-        if i == succ.len(v) {
+        let (v, i, end) = *top;
+        if i >= end {
             stack.pop();
             continue;
         }
         top.1 += 1;
-        let w = succ.get(v, i);
+        let w = succ.at(v, i);
         let Some(slot) = node_of.get_mut(w as usize) else { continue };
         if *slot != NONE {
             continue;
@@ -273,8 +271,9 @@ fn number(succ: &Successors, total: usize) -> (Vec<u32>, Vec<u32>, Vec<u32>) {
         *slot = vertex.len() as u32;
         vertex.push(w);
         parent.push(node_of[v as usize]);
-        if succ.len(w) > 0 {
-            stack.push((w, 0));
+        let next = succ.range(w);
+        if !next.is_empty() {
+            stack.push((w, next.start, next.end));
         }
     }
     (vertex, parent, node_of)
@@ -297,8 +296,8 @@ impl Predecessors {
         let mut many = crate::base::Bitmap::new(n);
         let each = |f: &mut dyn FnMut(u32, u32)| {
             for (node, &v) in vertex.iter().enumerate() {
-                for i in 0..succ.len(v) {
-                    if let Some(&to) = node_of.get(succ.get(v, i) as usize)
+                for i in succ.range(v) {
+                    if let Some(&to) = node_of.get(succ.at(v, i) as usize)
                         && to != NONE
                     {
                         f(node as u32, to);

@@ -13,7 +13,7 @@ use crate::{
     runtime::{
         Runtime,
         heap::{
-            Heap, NOWHERE, PointerMasks, Span,
+            Heap, PointerMasks, Span,
             specials::{self, SpecialRoot},
         },
         layout::{Field, Global, Struct},
@@ -93,10 +93,6 @@ struct Part {
     target: Vec<ObjectId>,
     words: Vec<u32>,
     hints: Hints,
-    /// Pointers of one span, to be looked up together: (slot, word of the slot), value, and what they lead to.
-    places: Vec<(u32, u32)>,
-    values: Vec<u64>,
-    found: Vec<(u32, u32)>,
 }
 
 thread_local! {
@@ -284,25 +280,11 @@ fn scan_spans(
         if !span.large_type.is_null() {
             edges.part.hints.headers.push((span.first, span.large_type));
         }
-        let (mut places, mut values) = (std::mem::take(&mut edges.part.places), std::mem::take(&mut edges.part.values));
-        let mut found = std::mem::take(&mut edges.part.found);
-        places.clear();
-        values.clear();
         masks.pointers(heap, span, mem, |slot, w| {
             let at = (u64::from(slot) * span.elemsize + 8 * w) as usize;
-            // Most words that may be pointers and are not lead nowhere for being null.
-            if let Some(value) = bytes::u64_at(mem, at).filter(|&v| v != 0) {
-                places.push((slot, w.min(u32::MAX.into()) as u32));
-                values.push(value);
-            }
-        });
-        heap.find_all(&values, &mut found);
-        for ((&(slot, w), &value), &to) in places.iter().zip(&values).zip(&found) {
-            let at = (u64::from(slot) * span.elemsize + 8 * u64::from(w)) as usize;
-            let found = to != NOWHERE && edges.enter(mem, at, w, w > 0, value, to);
+            let found = edges.add(mem, at, w, w > 0);
             edges.part.degrees[first + slot as usize] += u32::from(found);
-        }
-        (edges.part.places, edges.part.values, edges.part.found) = (places, values, found);
+        });
     }
 }
 
@@ -321,14 +303,6 @@ impl Edges<'_> {
     fn add(&mut self, mem: &[u8], at: usize, w: u64, before: bool) -> bool {
         let Some(value) = bytes::u64_at(mem, at) else { return false };
         let Some((to, offset)) = self.heap.find(Addr(value)) else { return false };
-        let w = w.min(u32::MAX.into()) as u32;
-        self.enter(mem, at, w, before, value, (to.0, offset.min(u32::MAX.into()) as u32))
-    }
-
-    /// The same, where it is known what `value` leads to: the id and the offset in its slot.
-    #[inline]
-    fn enter(&mut self, mem: &[u8], at: usize, w: u32, before: bool, value: u64, (to, offset): (u32, u32)) -> bool {
-        let to = ObjectId(to);
         if !self.heap.is_allocated(to) {
             self.rt.diag.note("pointer to a free slot", format_args!("{value:#x}"));
             return false;
@@ -342,10 +316,10 @@ impl Edges<'_> {
             self.part.hints.interfaces.push((edge, Addr(before)));
         }
         if offset > 0 {
-            self.part.hints.interior.push((edge, offset));
+            self.part.hints.interior.push((edge, offset.min(u32::MAX.into()) as u32));
         }
         self.part.target.push(to);
-        self.part.words.push(w);
+        self.part.words.push(w.min(u32::MAX.into()) as u32);
         true
     }
 

@@ -113,9 +113,6 @@ impl Finder {
     }
 }
 
-/// What `find_all` says of a word that leads to no slot.
-pub const NOWHERE: (u32, u32) = (u32::MAX, 0);
-
 /// Ids per entry of the table from ids to spans.
 const BLOCK: usize = 32;
 
@@ -203,27 +200,6 @@ impl Heap {
         let span = self.spans.get(i)?;
         let slot = off / span.elemsize;
         (slot < u64::from(span.nelems)).then(|| (ObjectId(span.first.0 + slot as u32), off - slot * span.elemsize))
-    }
-
-    /// `find` of many words at once, in `found`: id and offset (at most `u32::MAX`), or `NOWHERE`. In two rounds of looks that
-    /// do not depend on one another, so that the processor makes them side by side.
-    pub fn find_all(&self, words: &[u64], found: &mut Vec<(u32, u32)>) {
-        found.clear();
-        found.extend(words.iter().map(|&w| (self.span_index(Addr(w)).map_or(u32::MAX, |i| i as u32), 0)));
-        for (&word, to) in words.iter().zip(found.iter_mut()) {
-            *to = match self.finders.get(to.0 as usize) {
-                Some(f) if f.magic != 0 && word < f.end && word >= f.start => {
-                    let off = word - f.start;
-                    let slot = (off * u64::from(f.magic)) >> 32;
-                    (f.first + slot as u32, (off - slot * u64::from(f.elemsize)) as u32)
-                }
-                Some(f) if f.magic == 0 => match self.find(Addr(word)) {
-                    Some((id, off)) => (id.0, off.min(u32::MAX.into()) as u32),
-                    None => NOWHERE,
-                },
-                _ => NOWHERE,
-            };
-        }
     }
 
     /// The span of an object.
