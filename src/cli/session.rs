@@ -104,7 +104,49 @@ fn open_process(
     if target.auxv != running.auxv {
         return Err(Failure::new(format!("process {pid} replaced its program meanwhile"), Some("once more")));
     }
-    Ok((rt.on(target)?, types))
+    let held = rt.on(target.clone());
+    whole(&target, timing, held).map(|rt| (rt, types))
+}
+
+/// What was read of a target that stood still to the end. One that was let go early explains every failure to read it, and
+/// half an answer is none.
+fn whole<T, E: Into<Failure>>(
+    target: &Target,
+    timing: &BTreeMap<&'static str, f64>,
+    read: Result<T, E>,
+) -> Result<T, Failure> {
+    match target.missed() {
+        None => read.map_err(Into::into),
+        Some(why) => {
+            target.release();
+            Err(missed(target, timing, why))
+        }
+    }
+}
+
+/// What is missing because the target did not stand still long enough.
+fn missed(target: &Target, timing: &BTreeMap<&'static str, f64>, missed: Missed) -> Failure {
+    let pid = target.pid.unwrap_or_default();
+    match missed {
+        Missed::Gone { .. } if target.hold().mode == "fork" && procfs::exists(pid) => Failure::new(
+            format!("the copy of process {pid} was killed while it was looked at (for lack of memory?)"),
+            Some("--hold freeze, which needs no copy"),
+        ),
+        Missed::Gone { .. } => Failure::new(format!("process {pid} ended while it was looked at"), None),
+        Missed::Late { bytes } => {
+            let stage = STILL.iter().rfind(|s| timing.contains_key(*s)).unwrap_or(&"attach");
+            let held = target.hold().stopped_ms.unwrap_or_default();
+            let copy = fork::estimate(pid).as_millis().max(1);
+            Failure::new(
+                format!(
+                    "process {pid} was let go after {held:.0} ms, as --max-pause asks, before all was read (last stage: \
+                     {stage}; at least {} are missing): half a heap would give a wrong answer",
+                    units::bytes(bytes)
+                ),
+                Some(&format!("--hold fork, which stops it for about {copy} ms, or a longer --max-pause")),
+            )
+        }
+    }
 }
 
 impl Session {
@@ -197,16 +239,15 @@ impl Session {
     pub fn heap(&mut self) -> Result<Heap, Failure> {
         self.needs_memory("this question")?;
         let heap = self.stage("heap", Heap::read);
-        self.in_time()?;
-        Ok(heap?)
+        self.whole(heap)
     }
 
     pub fn graph(&mut self, heap: &Heap) -> Result<Built, Failure> {
         let words = self.stage("type words", TypeWords::of);
-        let (goroutines, stacks) = self.stage("stacks", build::goroutines)?;
-        let built = self.stage("graph", |rt| build::build_from(rt, heap, &words, goroutines, stacks))?;
-        self.in_time()?;
-        Ok(built)
+        let found = self.stage("stacks", build::goroutines);
+        let (goroutines, stacks) = self.whole(found)?;
+        let built = self.stage("graph", |rt| build::build_from(rt, heap, &words, goroutines, stacks));
+        self.whole(built)
     }
 
     /// The types of all objects. The target must be held.
@@ -221,40 +262,16 @@ impl Session {
     /// The target runs on. An error if not everything was read before: half a heap would give wrong answers.
     pub fn let_go(&self) -> Result<(), Failure> {
         self.rt.target.release();
-        self.in_time()
+        self.whole(Ok::<_, Failure>(()))
     }
 
-    fn in_time(&self) -> Result<(), Failure> {
-        let Some(missed) = self.rt.target.missed() else { return Ok(()) };
-        self.rt.target.release();
-        Err(self.missed(missed))
+    fn whole<T, E: Into<Failure>>(&self, read: Result<T, E>) -> Result<T, Failure> {
+        whole(&self.rt.target, &self.timing, read)
     }
 
     /// What is missing because the target did not stand still long enough.
-    pub fn missed(&self, missed: Missed) -> Failure {
-        let target = &self.rt.target;
-        let pid = target.pid.unwrap_or_default();
-        match missed {
-            Missed::Gone { .. } if target.hold().mode == "fork" && procfs::exists(pid) => Failure::new(
-                format!("the copy of process {pid} was killed while it was looked at (for lack of memory?)"),
-                Some("--hold freeze, which needs no copy"),
-            ),
-            Missed::Gone { .. } => Failure::new(format!("process {pid} ended while it was looked at"), None),
-            Missed::Late { bytes } => {
-                let done: Vec<&str> = self.timing.keys().copied().filter(|&s| STILL.contains(&s)).collect();
-                let stage = STILL.iter().rfind(|s| done.contains(s)).unwrap_or(&"attach");
-                let held = target.hold().stopped_ms.unwrap_or_default();
-                let copy = fork::estimate(pid).as_millis().max(1);
-                Failure::new(
-                    format!(
-                        "process {pid} was let go after {held:.0} ms, as --max-pause asks, before all was read (last \
-                         stage: {stage}; at least {} are missing): half a heap would give a wrong answer",
-                        units::bytes(bytes)
-                    ),
-                    Some(&format!("--hold fork, which stops it for about {copy} ms, or a longer --max-pause")),
-                )
-            }
-        }
+    pub fn missed(&self, why: Missed) -> Failure {
+        missed(&self.rt.target, &self.timing, why)
     }
 
     /// Heap, graph and types; the target runs on as soon as its last byte is read.
