@@ -152,6 +152,13 @@ fn proven_leaks_are_the_planted_ones() {
             let truth = f.ready["truth"].clone();
             println!("{what}: {} proven", proven.len());
             assert_eq!(proven, numbers(&truth["provable"]), "{what}");
+            // Together they keep at least what each group keeps alone, and less than the whole heap.
+            let groups = list(&a["result"]["leak_groups"]);
+            let sum = |m: &str| groups.iter().filter_map(|g| g[m].as_u64()).sum::<u64>();
+            let together = a["result"]["leaked_bytes"].as_u64().expect("bytes");
+            let heap = f.ready["memstats"]["HeapAlloc"].as_u64().expect("bytes");
+            assert!(together >= sum("retained_bytes") + sum("stack_bytes"), "{what}: {together}");
+            assert!(together - sum("stack_bytes") < heap, "{what}: {together} of {heap}");
             assert!(proven.is_disjoint(&numbers(&truth["healthy"])), "{what}");
             if variant == "leakprof" {
                 let dir = tempfile::tempdir().expect("a directory");
@@ -172,4 +179,115 @@ fn proven_leaks_are_the_planted_ones() {
             assert_eq!(finished, numbers(&truth["healthy"]), "{what}: the twins");
         }
     }
+}
+
+/// Where a deferred call will let go, and where an explicit one: as the source of the fixture (go-fixtures/locks) has it, by open-coded
+/// defers, by records (in a loop), by closures, and in the library (Once). An Unlock whose defer statement has not been come to is
+/// not said to be deferred.
+#[test]
+fn deferred_unlocks_are_told() {
+    const DEFERRED: [&str; 13] = [
+        "chain-127-42-88",
+        "deferred-unlock",
+        "closure-deferred-unlock",
+        "global-deferred-unlock",
+        "embedded-mutex",
+        "held-across-network",
+        "held-across-syscall",
+        "held-in-callee",
+        "trylock-holder",
+        "map-value-pointer",
+        "many-locks-deferred",
+        "once-in-progress",
+        "defer-before-lock",
+    ];
+    const EXPLICIT: [&str; 8] = [
+        "global-explicit-unlock",
+        "locker-interface",
+        "pointer-argument",
+        "lock-helpers",
+        "many-locks",
+        "conditional-lock",
+        "baton-not-passed",
+        "cond-and-holder",
+    ];
+    let mut told = 0;
+    for release in RELEASES {
+        for (scenario, deferred) in DEFERRED.map(|s| (s, true)).into_iter().chain(EXPLICIT.map(|s| (s, false))) {
+            let Some(f) = Fixture::start(release, "stripped", "locks", &[scenario]) else { continue };
+            let Some(a) = answer(&["locks", &f.pid()]) else { return };
+            let locks = ["mutex", "once"];
+            let held = |e: &&Value| !e["holder"].is_null() && locks.iter().any(|k| e["primitive"]["kind"] == *k);
+            let mut any = false;
+            for e in list(&a["result"]["edges"]).iter().filter(held) {
+                let what = format!("Go {release} {scenario}: {e}");
+                assert_eq!(e["deferred"], deferred, "{what}");
+                let says = e["evidence"].as_str().is_some_and(|t| t.starts_with("Unlock is deferred in "));
+                assert_eq!(says, deferred, "{what}");
+                any = true;
+            }
+            assert!(any, "Go {release} {scenario}: no edge");
+            told += 1;
+        }
+    }
+    println!("{told} scenarios");
+}
+
+/// The sentence that the issue asks for, on a lock held across a read of a socket whose peer the program knows.
+#[test]
+fn chains_read_as_a_sentence() {
+    for (release, variant) in RELEASES.iter().flat_map(|r| [(*r, "dwarf"), (*r, "stripped")]) {
+        let Some(f) = Fixture::start(release, variant, "locks", &["chain-127-42-88"]) else { continue };
+        let out = String::from_utf8(common::gosleuth(&["locks", &f.pid()]).stdout).expect("text");
+        let of = |name: &str| {
+            let all = list(&f.ready["truth"]["goroutines"]);
+            all.iter().find(|g| g["name"] == name).and_then(|g| g["goid"].as_u64()).expect("planted")
+        };
+        let begin = format!("{} waits for {} waits for {}, which sits in a read of ", of("g127"), of("g42"), of("g88"));
+        let line = out.lines().find(|l| l.starts_with(&begin)).unwrap_or_else(|| panic!("{begin}: {out}"));
+        let (peer, rest) = line[begin.len()..].split_once(' ').expect("more words");
+        assert_eq!(peer, f.ready["truth"]["peer"], "Go {release} {variant}: {line}");
+        let rest = rest.strip_prefix("for at least ").and_then(|r| r.split_once(", ")).unwrap_or_else(|| panic!("{line}")).1;
+        assert_eq!(rest, "inside main.(*Repo).query, Unlock is deferred.", "Go {release} {variant}");
+    }
+}
+
+/// Programs of the fixture `leaks` that leak nothing are not suspected: workers without work are told apart. A goroutine that leaks behind a
+/// global variable is.
+#[test]
+fn idle_workers_are_no_suspects() {
+    let mut workers = 0;
+    for release in ["1.19", "1.22", "1.27"] {
+        for scenario in [
+            "healthy-bounded-cache",
+            "healthy-context-cancelled",
+            "healthy-goroutine-burst",
+            "healthy-http-keep-alive",
+            "healthy-json-service",
+            "healthy-lru-evicting",
+            "healthy-pipeline",
+            "healthy-pool-normal",
+            "healthy-static-table",
+            "healthy-string-builder",
+            "healthy-ticker-stopped",
+            "healthy-worker-pool-idle",
+        ] {
+            let Some(f) = Fixture::start(release, "stripped", "leaks", &[scenario]) else { continue };
+            let Some(a) = answer(&["locks", &f.pid()]) else { return };
+            let what = format!("Go {release} {scenario}");
+            assert_eq!(a["result"]["suspected"], serde_json::json!([]), "{what}");
+            assert_eq!(a["result"]["proven_leaks"], serde_json::json!([]), "{what}");
+            let idle: u64 = list(&a["result"]["idle"]).iter().filter_map(|g| g["count"].as_u64()).sum();
+            if scenario == "healthy-worker-pool-idle" {
+                assert_eq!(idle, 16, "{what}: {}", a["result"]["idle"]);
+                workers += 1;
+            }
+        }
+        let Some(f) = Fixture::start(release, "stripped", "gleaks", &["global-channel"]) else { continue };
+        let Some(a) = answer(&["locks", &f.pid()]) else { return };
+        let suspected: BTreeSet<u64> =
+            list(&a["result"]["suspected"]).iter().flat_map(|g| numbers(&g["goids"])).collect();
+        assert_eq!(suspected, numbers(&f.ready["truth"]["leaked"]), "Go {release}: {}", a["result"]);
+    }
+    println!("{workers} pools of idle workers");
 }

@@ -90,7 +90,7 @@ pub fn text(out: &mut dyn Write, r: &Locks, limit: usize) -> io::Result<()> {
     let plural = |n: usize, one: &'static str, many: &'static str| {
         format!("{} {}", units::count(n as u64), if n == 1 { one } else { many })
     };
-    if r.edges.is_empty() && r.proven_leaks.is_empty() && r.suspected.is_empty() {
+    if r.edges.is_empty() && r.proven_leaks.is_empty() && r.suspected.is_empty() && r.idle.is_empty() {
         return writeln!(out, "No goroutine waits for a lock, and none is proven to be stuck for ever.");
     }
     writeln!(
@@ -108,20 +108,21 @@ pub fn text(out: &mut dyn Write, r: &Locks, limit: usize) -> io::Result<()> {
         for (n, &g) in c.iter().enumerate() {
             let to = c[(n + 1) % c.len()];
             if let Some(e) = r.edges.iter().find(|e| e.waiter == g && e.holder == Some(to)) {
-                step(out, g, to, &e.primitive, e.certainty, e.held_in.as_deref())?;
+                step(out, g, to, &e.primitive, e.certainty, e.held_in.as_deref(), e.deferred)?;
             }
         }
     }
     for c in r.chains.iter().take(limit) {
         let last = c.goids.last().map_or(0, |g| g.0);
+        writeln!(out, "\n{}.", c.sentence())?;
         writeln!(
             out,
-            "\nGoroutine {last} holds up {}. It does: {}",
+            "  Goroutine {last} holds up {}. It does: {}",
             plural(c.waiters as usize, "goroutine", "goroutines"),
             c.root
         )?;
         for l in &c.links {
-            step(out, l.waiter, l.holder, &l.primitive, l.certainty, l.held_in.as_deref())?;
+            step(out, l.waiter, l.holder, &l.primitive, l.certainty, l.held_in.as_deref(), l.deferred)?;
         }
     }
     let rows = by_primitive(&r.edges);
@@ -175,10 +176,17 @@ pub fn text(out: &mut dyn Write, r: &Locks, limit: usize) -> io::Result<()> {
     if !r.suspected.is_empty() {
         writeln!(
             out,
-            "\nPerhaps stuck: only global variables lead to what they wait for. Idle workers look the same; a group that grows does not."
+            "\nPerhaps stuck: only global variables lead to what they wait for, and they wait for one thing once. No proof; look whether a group grows."
         )?;
     }
-    leaks(out, &r.suspected, limit.min(8))
+    leaks(out, &r.suspected, limit.min(8))?;
+    if !r.idle.is_empty() {
+        writeln!(
+            out,
+            "\nIdle, as it seems: only global variables lead to what they wait for, and they come back to it in a loop, as workers do."
+        )?;
+    }
+    leaks(out, &r.idle, limit.min(8))
 }
 
 /// One link of a chain or cycle.
@@ -189,11 +197,13 @@ fn step(
     p: &Primitive,
     sure: Certainty,
     held_in: Option<&str>,
+    deferred: bool,
 ) -> io::Result<()> {
     let by = if p.kind.is_lock() { "held by" } else { "to be served by" };
     let held_in = held_in.map_or(String::new(), |f| format!(" in {f}"));
+    let deferred = if deferred && p.kind.is_lock() { ", Unlock is deferred" } else { "" };
     let text = format!("{} {} ({})", p.kind.text(), p.place, p.addr);
-    writeln!(out, "    {waiter} waits for {text}, {by} {holder}{held_in} ({})", certainty(sure))
+    writeln!(out, "    {waiter} waits for {text}, {by} {holder}{held_in}{deferred} ({})", certainty(sure))
 }
 
 fn leaks(out: &mut dyn Write, groups: &[LeakGroup], limit: usize) -> io::Result<()> {
@@ -209,7 +219,7 @@ fn leaks(out: &mut dyn Write, groups: &[LeakGroup], limit: usize) -> io::Result<
             g.created_at,
         )?;
         if let Some(s) = g.longest_wait_s {
-            write!(out, ", stuck for at least {}", seconds(s))?;
+            write!(out, ", waiting for at least {}", seconds(s))?;
         }
         writeln!(out)?;
         let at = g.waits_in.as_ref().map_or(g.function.clone(), |f| format!("{} ({}:{})", f.function, f.file, f.line));

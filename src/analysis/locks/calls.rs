@@ -96,6 +96,7 @@ pub struct Code<'i> {
     small: HashMap<u64, bool>,
     counts: HashMap<(u64, u64), Option<[i8; 3]>>,
     locked: HashMap<u64, Option<(Api, u64)>>,
+    loops: HashMap<u64, bool>,
     reader_count: u64,
 }
 
@@ -113,6 +114,7 @@ impl<'i> Code<'i> {
             small: HashMap::new(),
             counts: HashMap::new(),
             locked: HashMap::new(),
+            loops: HashMap::new(),
             reader_count,
         }
     }
@@ -317,6 +319,45 @@ impl<'i> Code<'i> {
             }
         }
         best[*index.get(&pc.0)?]
+    }
+
+    /// Does some way on from the return address `pc` come to the call before it again, within the function? `false` for functions of
+    /// the runtime, and where the way is not clear.
+    pub fn comes_back(&mut self, pc: Addr) -> bool {
+        if let Some(&known) = self.loops.get(&pc.0) {
+            return known;
+        }
+        let found = self.function(Addr(pc.0.saturating_sub(1))).is_some_and(|f| {
+            let body: Vec<Instruction> = if f.name().starts_with("runtime.") { Vec::new() } else { self.body(&f).collect() };
+            let at = |to: u64| body.binary_search_by_key(&to, |i| i.ip()).ok();
+            let mut seen = vec![false; body.len()];
+            let mut todo: Vec<usize> = at(pc.0).into_iter().collect();
+            while let Some(n) = todo.pop() {
+                if std::mem::replace(&mut seen[n], true) {
+                    continue;
+                }
+                let i = &body[n];
+                if i.is_call_near() && matches!(self.api_at(Addr(i.near_branch_target())), Some(Api::Ends)) {
+                    continue;
+                }
+                let (jump, next) = match i.flow_control() {
+                    FlowControl::UnconditionalBranch => (at(i.near_branch_target()), None),
+                    FlowControl::ConditionalBranch => (at(i.near_branch_target()), Some(n + 1)),
+                    FlowControl::Return
+                    | FlowControl::Exception
+                    | FlowControl::Interrupt
+                    | FlowControl::IndirectBranch => (None, None),
+                    _ => (None, Some(n + 1)),
+                };
+                if i.next_ip() == pc.0 {
+                    return true;
+                }
+                todo.extend(jump.into_iter().chain(next).filter(|&t| t < body.len()));
+            }
+            false
+        });
+        self.loops.insert(pc.0, found);
+        found
     }
 
     /// A promoted method or other tiny function that does exactly one step of a lock.

@@ -36,6 +36,10 @@ pub struct Doing {
     pub syscall: Option<String>,
     /// Seconds until it wakes by itself.
     pub sleeps_s: Option<f64>,
+    /// What it does to the descriptor, where its frames say it: read, write, accept, connect.
+    pub operation: Option<&'static str>,
+    /// The other end of the socket; of one that listens its own address.
+    pub peer: Option<String>,
     /// Innermost function of the program's own.
     pub frame: Option<StackFrame>,
 }
@@ -49,6 +53,8 @@ pub struct Link {
     pub certainty: Certainty,
     /// Function of the holder that has it.
     pub held_in: Option<String>,
+    /// A registered deferred call of that function lets go of it.
+    pub deferred: bool,
 }
 
 /// A goroutine at the end of chains, and those that wait for it directly or through others.
@@ -175,6 +181,7 @@ pub fn chains(edges: &[Edge], mut does: impl FnMut(Goid) -> Doing) -> Vec<Chain>
                     primitive: e.primitive.clone(),
                     certainty: e.certainty,
                     held_in: e.held_in.clone(),
+                    deferred: e.deferred,
                 })
                 .collect();
             let last = does(goids.last().copied().unwrap_or_default());
@@ -204,12 +211,15 @@ pub fn doing(
     let frame = frames.iter().find(|f| !library(&f.function)).or(frames.first()).cloned();
     let call = (w.kind == WaitKind::Syscall).then(|| syscall(rt, index, built)).flatten();
     let descriptor = w.fd.or(call.as_ref().and_then(|c| c.1));
+    let is = descriptor.and_then(|fd| descriptors?.describe(fd));
     Doing {
         goid: g.goid,
+        operation: descriptor.and_then(|_| frames.iter().find_map(|f| operation(&f.function))),
+        peer: is.as_deref().and_then(peer),
         state: if g.wait_reason.is_empty() { g.status.text().to_owned() } else { g.wait_reason.clone() },
         waited_s: waited(g, now),
         descriptor,
-        descriptor_is: descriptor.and_then(|fd| descriptors?.describe(fd)),
+        descriptor_is: is,
         syscall: call.map(|c| c.0),
         sleeps_s: w.until.zip(now).and_then(|(t, now)| Some(t.checked_sub(now)? as f64 / 1e9)),
         frame,
@@ -238,6 +248,91 @@ impl Doing {
         }
         if let Some(f) = &self.frame {
             out.push_str(&format!(", in {} ({}:{})", f.function, f.file, f.line));
+        }
+        out
+    }
+}
+
+/// What a method of internal/poll's descriptor (fd_unix.go) waits to do; a connect waits for writing below net's own.
+fn operation(function: &str) -> Option<&'static str> {
+    if function.starts_with("net.(*netFD).connect") {
+        return Some("connect");
+    }
+    let method = function.strip_prefix("internal/poll.(*FD).")?;
+    ["Read", "Pread", "Write", "Pwrite", "Accept"].into_iter().find(|m| method.starts_with(m)).map(|m| match m {
+        "Accept" => "accept",
+        "Read" | "Pread" => "read",
+        _ => "write",
+    })
+}
+
+/// The peer in the words of `Descriptors::describe`, or the own address of a socket that listens.
+fn peer(is: &str) -> Option<String> {
+    let words: Vec<&str> = is.split(' ').collect();
+    match words.as_slice() {
+        ["tcp" | "udp", _, "->", peer, ..] => Some((*peer).to_owned()),
+        ["tcp" | "udp", own, ..] => Some((*own).to_owned()),
+        _ => None,
+    }
+}
+
+impl Chain {
+    /// `127 waits for 42 waits for 88, which sits in a read of 10.0.0.7:5432 for at least 14 min, inside main.(*Pool).get, Unlock is
+    /// deferred`. Long chains are cut in the middle.
+    pub fn sentence(&self) -> String {
+        const ENDS: usize = 6;
+        let mut names: Vec<String> = self.goids.iter().map(ToString::to_string).collect();
+        if names.len() > 2 * ENDS {
+            let left_out = names.len() - 2 * ENDS;
+            names.splice(ENDS..names.len() - ENDS, [format!("... ({left_out} more)")]);
+        }
+        let way = names.join(" waits for ");
+        let Some((last, before)) = self.goids.split_last() else { return way };
+        if before.contains(last) {
+            return format!("{way}: a deadlock");
+        }
+        let mut out = format!("{way}, which {}", self.last.sits());
+        // Where a lock is held across that: the holder's function, and what is known of its way out.
+        if let Some(link) = self.links.last().filter(|l| l.primitive.kind.is_lock() && l.holder == *last) {
+            if let Some(f) = link.held_in.as_ref().or(self.last.frame.as_ref().map(|f| &f.function)) {
+                out.push_str(&format!(", inside {f}"));
+            }
+            if link.deferred {
+                out.push_str(", Unlock is deferred");
+            }
+        }
+        out
+    }
+}
+
+impl Doing {
+    /// `sits in a read of 10.0.0.7:5432 for at least 14 min`; a time only where it is known.
+    pub fn sits(&self) -> String {
+        let time = |s: f64| crate::base::units::duration_ns((s * 1e9) as u64);
+        let what = self.peer.as_ref().or(self.descriptor_is.as_ref()).cloned();
+        let mut out = match (&self.syscall, self.operation, self.descriptor) {
+            (Some(call), ..) => {
+                let of = what.map_or(String::new(), |w| format!(" of {w}"));
+                format!("sits in the system call {call}{of}")
+            }
+            (_, Some(op), Some(fd)) => {
+                let (article, to) = match op {
+                    "read" => ("a", "of"),
+                    "accept" => ("an", "at"),
+                    _ => ("a", "to"),
+                };
+                format!("sits in {article} {op} {to} {}", what.unwrap_or_else(|| format!("descriptor {fd}")))
+            }
+            (_, None, Some(fd)) => format!("waits for {}", what.unwrap_or_else(|| format!("descriptor {fd}"))),
+            _ if self.sleeps_s.is_some() || self.state == "sleep" => "sleeps".to_owned(),
+            _ if matches!(self.state.as_str(), "running" | "runnable" | "syscall") => format!("is {}", self.state),
+            _ => format!("waits in [{}]", self.state),
+        };
+        if let Some(s) = self.waited_s {
+            out.push_str(&format!(" for at least {}", time(s)));
+        }
+        if let Some(s) = self.sleeps_s {
+            out.push_str(&format!(", to wake in {}", time(s)));
         }
         out
     }

@@ -12,7 +12,8 @@ use iced_x86::{ConditionCode, FlowControl, Instruction, InstructionInfoFactory, 
 
 use super::calls::{Api, Code, Held};
 use crate::{
-    base::Addr,
+    base::{Addr, bytes},
+    image::pclntab::funcdata,
     runtime::{
         Runtime,
         layout::Field,
@@ -232,6 +233,72 @@ pub fn releases(
         carry = result.carry;
     }
     (out, complete)
+}
+
+/// Deferred calls of one frame that are looked at.
+const MAX_DEFERS: usize = 64;
+
+/// What the deferred calls of `frame` that are registered and have not run let go of, on some way at least.
+///
+/// Open-coded ones have a bit each in a byte of the frame and a slot for the function value; where these lie is in
+/// FUNCDATA_OpenCodedDeferInfo (runtime/panic.go: runOpenDeferFrame up to 1.21, initOpenCodedDefers since). All others have a
+/// record with the frame's sp. Cost: up to `MAX_STEPS` instructions a call.
+pub fn deferred(rt: &Runtime, code: &mut Code<'_>, g: &Goroutine, frame: &Frame) -> BTreeSet<Thing> {
+    let mut values: Vec<u64> =
+        pending(rt, g).into_iter().filter(|d| d.0 == frame.sp.0).map(|d| d.1).take(MAX_DEFERS).collect();
+    values.extend(open_coded(rt, code, frame).unwrap_or_default());
+    let mut out = BTreeSet::new();
+    for value in values {
+        let Some(entry) = rt.target.read_u64(Addr(value)).ok().filter(|&e| code.function(Addr(e)).is_some()) else {
+            continue;
+        };
+        let mut state = start(frame);
+        state.regs = [None; 16];
+        // As if the frame had just called it: the return address lies below the frame.
+        state.regs[RSP] = Some(frame.sp.0.wrapping_sub(8));
+        state.regs[RDX] = Some(value);
+        state.pc = entry;
+        let mut run = Run {
+            rt,
+            code,
+            info: InstructionInfoFactory::new(),
+            defers: Vec::new(),
+            end_sp: frame.sp.0,
+            steps: 0,
+            broken: false,
+        };
+        out.extend(run.frame(state).may);
+    }
+    out
+}
+
+/// Function values of the open-coded deferred calls of a frame that have not run.
+fn open_coded(rt: &Runtime, code: &Code<'_>, frame: &Frame) -> Option<Vec<u64>> {
+    let data = code.function(frame.pc)?.funcdata_bytes(funcdata::OPEN_CODED_DEFER_INFO)?;
+    let mut numbers = data.get(..data.len().min(128))?;
+    let mut number = || {
+        let (n, len) = bytes::uvarint(numbers)?;
+        numbers = numbers.get(len..)?;
+        Some(n)
+    };
+    // runtime/traceback.go: the locals end below the saved frame pointer, which lies below the return address.
+    let varp = frame.fp.0.checked_sub(16)?;
+    let byte = varp.checked_sub(number()?)?;
+    let mut bits = [0];
+    rt.target.read(Addr(byte), &mut bits).ok()?;
+    // A byte of bits: eight calls at most.
+    let mut slots = [None; 8];
+    if rt.image.go_version.minor < 22 {
+        let n = number()?;
+        for slot in slots.iter_mut().take(n.min(8) as usize).rev() {
+            *slot = varp.checked_sub(number()?);
+        }
+    } else {
+        let first = varp.checked_sub(number()?)?;
+        slots.iter_mut().enumerate().for_each(|(i, s)| *s = first.checked_add(8 * i as u64));
+    }
+    let set = |i: &usize| bits[0] >> i & 1 != 0;
+    Some((0..8).filter(set).filter_map(|i| rt.target.read_u64(Addr(slots[i]?)).ok()).collect())
 }
 
 fn start(frame: &Frame) -> State {

@@ -92,6 +92,13 @@ pub fn suspected(rt: &Runtime, heap: &Heap, built: &Built, waits: &[Wait], prove
     out
 }
 
+/// Does it come back to the channel that it waits for, as far as the code of its frames says: a loop around the receive or select,
+/// in the function that waits or in one that called it? Then no work and nobody left to give it any look alike.
+pub fn in_a_loop(code: &mut super::calls::Code<'_>, built: &Built, waits: &[Wait], index: usize) -> bool {
+    matches!(waits[index].kind, WaitKind::ChanReceive | WaitKind::Select)
+        && built.stacks[index].frames.iter().take(64).any(|f| code.comes_back(f.pc))
+}
+
 /// `only`: of the global variables, those at these addresses count as roots; `None`: all.
 fn stuck(heap: &Heap, built: &Built, waits: &[Wait], only: Option<&[Addr]>) -> Vec<usize> {
     const SLICE: u64 = 24;
@@ -233,26 +240,31 @@ pub fn groups(
 /// Fills in what each group alone keeps alive (exact: dominators of the groups), ranks them by it, and returns what each list
 /// keeps together: what two groups share counts there only. Expects the records of
 /// goroutines to be handed over (`holders::hand_over_records`). Cost: dominators of the whole heap, if there is a group.
-pub fn measure(heap: &Heap, built: &Built, lists: [&mut Vec<LeakGroup>; 2]) -> [u64; 2] {
+pub fn measure<const N: usize>(heap: &Heap, built: &Built, lists: [&mut Vec<LeakGroup>; N]) -> [u64; N] {
     let mut of: HashMap<Goid, u32> = HashMap::new();
     let mut n = 0;
-    for group in lists.iter().flat_map(|l| l.iter()) {
-        of.extend(group.goids.iter().map(|&g| (g, n)));
-        n += 1;
+    let mut list_of = Vec::new();
+    for (i, list) in lists.iter().enumerate() {
+        for group in list.iter() {
+            of.extend(group.goids.iter().map(|&g| (g, n)));
+            list_of.push(i as u32);
+            n += 1;
+        }
     }
     if n == 0 {
-        return [0; 2];
+        return [0; N];
     }
-    // One holder for each group, under one for each list, and one for all other roots.
+    // One holder for each group, under one for each list, and one for all other roots: groups, the rest, lists.
     let held_by = |r: &Root| match r.kind {
         RootKind::Stack | RootKind::Conservative | RootKind::Goroutine => of.get(&r.goid).copied().unwrap_or(n),
         _ => n,
     };
-    let tree =
-        HolderTree { parent: vec![None; n as usize + 1], of_root: built.graph.roots.iter().map(held_by).collect() };
-    let Ok(dom) = Dominators::compute(&built.graph, &tree, |o| heap.extent(o).1) else { return [0; 2] };
+    let mut parent: Vec<Option<u32>> = list_of.iter().map(|i| Some(n + 1 + i)).collect();
+    parent.extend(std::iter::repeat_n(None, 1 + N));
+    let tree = HolderTree { parent, of_root: built.graph.roots.iter().map(held_by).collect() };
+    let Ok(dom) = Dominators::compute(&built.graph, &tree, |o| heap.extent(o).1) else { return [0; N] };
     let retained = |h| dom.holder(h).map_or(0, |v| dom.retained(v));
-    let together = [retained(n + 1), retained(n + 2)];
+    let together = std::array::from_fn(|i| retained(n + 1 + i as u32));
     let mut n = 0;
     for list in lists {
         for group in list.iter_mut() {

@@ -73,6 +73,8 @@ pub struct Edge {
     pub evidence: String,
     /// Function of the holder that has taken it, or will serve it.
     pub held_in: Option<String>,
+    /// A deferred call of that function, registered and not run yet, lets go of it.
+    pub deferred: bool,
     /// At least so many seconds (see `chains::Doing`).
     pub waited_s: Option<f64>,
 }
@@ -87,8 +89,10 @@ pub struct Locks {
     pub leak_groups: Vec<leaks::LeakGroup>,
     /// Bytes of objects that only proven leaks keep, all together, and of their stacks.
     pub leaked_bytes: u64,
-    /// Goroutines that only global variables lead to: idle workers, or leaks that cannot be proven.
+    /// Goroutines that only global variables lead to, and that wait for one thing once: perhaps leaks, without proof.
     pub suspected: Vec<leaks::LeakGroup>,
+    /// The same, but they come back to the wait in a loop, as workers do that have nothing to do.
+    pub idle: Vec<leaks::LeakGroup>,
     /// Goroutines by what they wait for.
     pub waits: BTreeMap<&'static str, u64>,
 }
@@ -108,6 +112,8 @@ struct Candidate {
     must: bool,
     /// Every way into the frame took a lock of the kind.
     taken: bool,
+    /// A registered deferred call of the frame lets go of it.
+    deferred: bool,
 }
 
 fn held_index(h: Held) -> Option<usize> {
@@ -117,6 +123,18 @@ fn held_index(h: Held) -> Option<usize> {
         Held::RwRead => 2,
         _ => return None,
     })
+}
+
+/// What the call that lets go is called.
+fn call(h: Held) -> &'static str {
+    match h {
+        Held::Mutex | Held::RwWrite => "Unlock",
+        Held::RwRead => "RUnlock",
+        Held::Group => "Done",
+        Held::Cond => "a wake-up",
+        Held::Receive => "a receive",
+        Held::Send => "a send or close",
+    }
 }
 
 /// What the goroutine will have taken when its wait is over.
@@ -193,7 +211,10 @@ fn candidates(
         let list = out.entry(thing).or_default();
         // The innermost frame that lets go counts.
         match list.iter_mut().find(|o| o.index == c.index) {
-            Some(o) => o.must |= c.must,
+            Some(o) => {
+                o.must |= c.must;
+                o.deferred |= c.deferred && o.frame == c.frame;
+            }
             None => list.push(c),
         }
     }
@@ -228,9 +249,15 @@ fn run(
                         count[k] += 1;
                     }
                 }
+                let mut defers: HashMap<u32, BTreeSet<Thing>> = HashMap::new();
                 for r in releases.iter().filter(|r| wanted.contains(&r.thing)) {
                     let taken = taken(&mut code, built, i, r, &releases, flying);
-                    found.push((r.thing, Candidate { index: i, frame: r.frame, must: r.must, taken }));
+                    let own = defers.entry(r.frame).or_insert_with(|| {
+                        let frame = stack.frames.get(r.frame as usize);
+                        frame.map_or_else(BTreeSet::new, |f| forward::deferred(rt, &mut code, g, f))
+                    });
+                    let deferred = own.contains(&r.thing);
+                    found.push((r.thing, Candidate { index: i, frame: r.frame, must: r.must, taken, deferred }));
                 }
             }
             (found, counts)
@@ -280,6 +307,15 @@ fn taken(
     let own = i8::from(innermost && flying.is_some_and(|t| t.0 == r.thing.0));
     let lets_go = all.iter().filter(|o| o.frame == r.frame && o.thing.0 == r.thing.0).count();
     i64::from(counts[k] - own) >= lets_go as i64
+}
+
+/// Goroutines of `list` that come back to what they wait for in a loop, and the others.
+pub fn split_idle(rt: &Runtime, built: &Built, waits: &[Wait], list: &[usize]) -> (Vec<usize>, Vec<usize>) {
+    if rt.target.arch != Arch::Amd64 {
+        return (Vec::new(), list.to_vec());
+    }
+    let mut code = Code::new(&rt.image, 0);
+    list.iter().partition(|&&i| leaks::in_a_loop(&mut code, built, waits, i))
 }
 
 /// What was found out about holders, for `edges`.
@@ -377,6 +413,7 @@ fn between(
                         frame: n as u32,
                         must: false,
                         taken: true,
+                        deferred: false,
                     });
                     break;
                 }
@@ -411,7 +448,7 @@ impl Holders {
                 let found = self.candidates.get(thing).map(Vec::as_slice).unwrap_or_default();
                 let users: Vec<(usize, u32)> = found.iter().take(4).map(|c| (c.index, c.frame)).collect();
                 let place = named.entry(addr).or_insert_with(|| place(places, w, addr, &users, i)).clone();
-                let edge = |holder: Option<(usize, Option<u32>)>, certainty, evidence| Edge {
+                let edge = |holder: Option<(usize, Option<u32>)>, certainty, evidence, deferred| Edge {
                     waiter: goids(i),
                     holder: holder.map(|h| goids(h.0)),
                     primitive: Primitive {
@@ -426,20 +463,21 @@ impl Holders {
                         let f = places.built.stacks[h].frames.get(frame? as usize)?;
                         Some(places.rt.image.pclntab.find(f.pc)?.name().to_owned())
                     }),
+                    deferred,
                     waited_s: waited(&places.built.goroutines[i], now),
                 };
                 let announced = writers.get(&w.addr).filter(|_| thing.0 == Held::RwWrite);
                 if let Some(&writer) = announced {
                     let text = "it has announced itself as a writer and waits for the readers before it".to_owned();
-                    edges.push(edge(Some((writer, None)), Certainty::Sure, text));
+                    edges.push(edge(Some((writer, None)), Certainty::Sure, text, false));
                     continue;
                 }
-                for (index, frame, certainty, evidence) in self.holders(places, i, thing, w) {
-                    edges.push(edge(Some((index, Some(frame))), certainty, evidence));
+                for (c, certainty, evidence) in self.holders(places, i, thing, w) {
+                    edges.push(edge(Some((c.index, Some(c.frame))), certainty, evidence, c.deferred));
                 }
                 // Everybody waits for channels; one that nobody is known for is no finding here.
                 if edges.len() == before && !w.kind.is_channel() {
-                    edges.push(edge(None, Certainty::None, self.nobody(w)));
+                    edges.push(edge(None, Certainty::None, self.nobody(w), false));
                 }
             }
         }
@@ -464,7 +502,7 @@ impl Holders {
         waiter: usize,
         thing: &Thing,
         w: &Wait,
-    ) -> Vec<(usize, u32, Certainty, String)> {
+    ) -> Vec<(Candidate, Certainty, String)> {
         let (held, addr) = *thing;
         let lock = held_index(held).is_some();
         let mut list: Vec<Candidate> = self.candidates.get(thing).cloned().unwrap_or_default();
@@ -483,7 +521,7 @@ impl Holders {
         if !near.is_empty() && !list.iter().any(|c| c.taken) {
             let says =
                 |c: &Candidate| format!("{} has taken a lock and not let go, and holds a pointer to this one", name(c));
-            return near.iter().take(MAX_HOLDERS).map(|c| (c.index, c.frame, Certainty::Possible, says(c))).collect();
+            return near.iter().take(MAX_HOLDERS).map(|c| (*c, Certainty::Possible, says(c))).collect();
         }
         let (verb, noun) = match held {
             Held::Mutex | Held::RwWrite => ("unlocks it", "lock"),
@@ -521,7 +559,12 @@ impl Holders {
                 } else {
                     String::new()
                 };
-                (c.index, c.frame, certainty, format!("{} {verb} {ways} on from where it is{before}", name(c)))
+                let text = if c.deferred {
+                    format!("{} is deferred in {}, and comes {ways} on from where it is{before}", call(held), name(c))
+                } else {
+                    format!("{} {verb} {ways} on from where it is{before}", name(c))
+                };
+                (*c, certainty, text)
             })
             .collect()
     }

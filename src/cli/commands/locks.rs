@@ -34,6 +34,9 @@ pub struct LocksArgs {
     limit: usize,
 }
 
+const SUSPECTED: &str = "only global variables lead to what they wait for: no goroutine that can go on has it on its stack";
+const IDLE: &str = "only global variables lead to what they wait for, and they come back to it in a loop, as workers do";
+
 pub fn run(args: &LocksArgs) -> Result<(), Failure> {
     let (dot, svg, limit, args) = (args.dot, args.svg, args.limit, &args.target);
     let mut s = Session::open_typed(args)?;
@@ -56,15 +59,14 @@ pub fn run(args: &LocksArgs) -> Result<(), Failure> {
         let proven = leaks::proven(rt, &heap, &built, &waits);
         let suspected = leaks::suspected(rt, &heap, &built, &waits, &proven);
         let name = |i| locks::waits_for(&places, &waits, i);
-        let mut suspected = leaks::groups(rt, &built, &waits, &suspected, now, name);
-        // Goroutines of the runtime and the standard library wait for work all their lives.
-        suspected.retain(|g| !chains::library(&g.created_by));
-        for g in &mut suspected {
-            g.reason = Some(
-                "only global variables lead to what they wait for: no goroutine that can go on has it on its stack"
-                    .into(),
-            );
-        }
+        let (idle, suspected) = locks::split_idle(rt, &built, &waits, &suspected);
+        let [suspected, idle] = [(suspected, SUSPECTED), (idle, IDLE)].map(|(list, reason)| {
+            let mut groups = leaks::groups(rt, &built, &waits, &list, now, name);
+            // Goroutines of the runtime and the standard library wait for work all their lives.
+            groups.retain(|g| !chains::library(&g.created_by));
+            groups.iter_mut().for_each(|g| g.reason = Some(reason.into()));
+            groups
+        });
         let mut counts = std::collections::BTreeMap::new();
         for w in &waits {
             *counts.entry(w.kind.text()).or_insert(0) += 1;
@@ -75,6 +77,7 @@ pub fn run(args: &LocksArgs) -> Result<(), Failure> {
             proven_leaks: proven.iter().map(|&i| built.goroutines[i].goid).collect(),
             leak_groups: leaks::groups(rt, &built, &waits, &proven, now, name),
             suspected,
+            idle,
             leaked_bytes: 0,
             waits: counts,
             edges,
@@ -82,7 +85,8 @@ pub fn run(args: &LocksArgs) -> Result<(), Failure> {
     });
     s.stage("retained", |_| {
         holders::hand_over_records(&heap, &mut built);
-        let [kept, _] = leaks::measure(&heap, &built, [&mut result.leak_groups, &mut result.suspected]);
+        let lists = [&mut result.leak_groups, &mut result.suspected, &mut result.idle];
+        let [kept, ..] = leaks::measure(&heap, &built, lists);
         result.leaked_bytes = kept + result.leak_groups.iter().map(|g| g.stack_bytes).sum::<u64>();
     });
     let e = s.envelope("locks", result);
