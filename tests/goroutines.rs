@@ -64,28 +64,68 @@ fn debug2_equals_the_runtimes_own_dump() {
     println!("{compared} goroutines compared");
 }
 
-/// `go tool pprof` opens the profile and counts the same goroutines, labels included.
+/// `go tool pprof` opens the profile, counts the same goroutines, labels included, and shows the stacks that the runtime's own
+/// profile of the same process shows.
 #[test]
 fn go_tool_pprof_opens_the_profile() {
-    let Some(f) = Fixture::start("1.26", "stripped", "goroutines", &["all"]) else { return };
-    let Some(a) = answer(&["goroutines", &f.pid(), "--limit", "0"]) else { return };
-    let count = a["result"]["count"].as_u64().expect("a count");
-    let out = gosleuth(&["goroutines", &f.pid(), "--format", "pprof"]);
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), &out.stdout).expect("written");
-    let pprof = |args: &[&str]| {
-        let out = Command::new("go").args(["tool", "pprof"]).args(args).arg(file.path()).output().ok()?;
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        Some(String::from_utf8_lossy(&out.stdout).into_owned())
-    };
-    let Some(top) = pprof(&["-top"]) else {
-        println!("skipped: there is no go command");
-        return;
-    };
-    assert!(top.contains(&format!("100% of {count} total")), "{top}");
-    assert!(top.contains("main.startLocks.func1"), "{top}");
-    let tags = pprof(&["-tags"]).expect("go");
-    assert!(tags.contains("tenant") && tags.contains("blue"), "{tags}");
+    for (release, variant) in [("1.19", "stripped"), ("1.22", "dwarf"), ("1.24", "stripped"), ("1.27", "stripped")] {
+        let Some(mut f) = Fixture::start(release, variant, "goroutines", &["all"]) else { continue };
+        let what = format!("Go {release} {variant}");
+        let Some(a) = answer(&["goroutines", &f.pid(), "--limit", "0"]) else { return };
+        let count = a["result"]["count"].as_u64().expect("a count");
+        let out = gosleuth(&["goroutines", &f.pid(), "--format", "pprof"]);
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mine, own) = (dir.path().join("mine"), dir.path().join("own"));
+        std::fs::write(&mine, &out.stdout).expect("written");
+        assert_eq!(f.command(&format!("goroutineprofile {}", own.display()))["ok"], true, "{what}");
+        let pprof = |args: &[&str], file: &std::path::Path| {
+            let out = Command::new("go").args(["tool", "pprof"]).args(args).arg(file).output().ok()?;
+            assert!(out.status.success(), "{what}: {}", String::from_utf8_lossy(&out.stderr));
+            Some(String::from_utf8_lossy(&out.stdout).into_owned())
+        };
+        let Some(top) = pprof(&["-top"], &mine) else {
+            println!("skipped: there is no go command");
+            return;
+        };
+        assert!(top.contains(&format!("100% of {count} total")), "{what}: {top}");
+        assert!(top.contains("main.startLocks.func1"), "{what}: {top}");
+        let tags = pprof(&["-tags"], &mine).expect("go");
+        assert!(tags.contains("tenant") && tags.contains("blue"), "{what}: {tags}");
+        // Stacks of `-traces`: blocks between rules, each line a function behind the count, innermost first.
+        let traces = |text: String| -> BTreeMap<Vec<String>, u64> {
+            // Type arguments are written out by the runtime's newer profiles only.
+            let plain = |name: &str| name.split('[').next().unwrap_or_default().to_owned();
+            let mut out = BTreeMap::new();
+            for block in text.split("-----------+").skip(1) {
+                let mut stack = Vec::new();
+                let mut n = 0;
+                for l in block.lines().skip(1) {
+                    let mut words = l.split_whitespace();
+                    match (words.next(), words.next()) {
+                        (Some(count), Some(function)) if count.parse::<u64>().is_ok() => {
+                            n = count.parse().unwrap_or(0);
+                            stack.push(plain(function));
+                        }
+                        (Some(function), None | Some("(inline)")) if n > 0 => stack.push(plain(function)),
+                        _ => {}
+                    }
+                }
+                // Wrappers that the compiler made are left out by the runtime.
+                if stack.iter().any(|f| f.starts_with("main.start")) {
+                    *out.entry(stack).or_insert(0) += n;
+                }
+            }
+            out
+        };
+        let (mine, own) =
+            (traces(pprof(&["-traces"], &mine).expect("go")), traces(pprof(&["-traces"], &own).expect("go")));
+        assert!(own.len() >= 20, "{what}: {own:?}");
+        // The runtime's profile keeps 32 frames of a stack before 1.23, and 128 since.
+        let cut = |m: &BTreeMap<Vec<String>, u64>| -> BTreeMap<Vec<String>, u64> {
+            m.iter().filter(|(s, _)| s.len() < 32).map(|(s, n)| (s.clone(), *n)).collect()
+        };
+        assert_eq!(cut(&mine), cut(&own), "{what}");
+    }
 }
 
 fn count(f: &Fixture, args: &[&str]) -> Option<Value> {

@@ -247,7 +247,8 @@ fn chains_read_as_a_sentence() {
         let line = out.lines().find(|l| l.starts_with(&begin)).unwrap_or_else(|| panic!("{begin}: {out}"));
         let (peer, rest) = line[begin.len()..].split_once(' ').expect("more words");
         assert_eq!(peer, f.ready["truth"]["peer"], "Go {release} {variant}: {line}");
-        let rest = rest.strip_prefix("for at least ").and_then(|r| r.split_once(", ")).unwrap_or_else(|| panic!("{line}")).1;
+        let rest =
+            rest.strip_prefix("for at least ").and_then(|r| r.split_once(", ")).unwrap_or_else(|| panic!("{line}")).1;
         assert_eq!(rest, "inside main.(*Repo).query, Unlock is deferred.", "Go {release} {variant}");
     }
 }
@@ -290,4 +291,55 @@ fn idle_workers_are_no_suspects() {
         assert_eq!(suspected, numbers(&f.ready["truth"]["leaked"]), "Go {release}: {}", a["result"]);
     }
     println!("{workers} pools of idle workers");
+}
+
+/// The drawings: Graphviz takes the one, and in the other no letter leaves its box and no box covers another.
+#[test]
+fn drawings_can_be_looked_at() {
+    for (release, name, scenario) in
+        [("1.27", "locks", "mutex-cycle-3"), ("1.24", "locks", "rwmutex-writer-starvation"), ("1.19", "gleaks", "all")]
+    {
+        let Some(f) = Fixture::start(release, "stripped", name, &[scenario]) else { continue };
+        let what = format!("Go {release} {scenario}");
+        let dot = common::gosleuth(&["locks", &f.pid(), "--dot"]).stdout;
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), &dot).expect("written");
+        match std::process::Command::new("dot").args(["-Tplain"]).arg(file.path()).output() {
+            Err(_) => println!("skipped: there is no Graphviz"),
+            Ok(out) => {
+                let says = String::from_utf8_lossy(&out.stderr).into_owned();
+                assert!(out.status.success() && says.is_empty(), "{what}: {says}");
+                let nodes = String::from_utf8_lossy(&out.stdout).lines().filter(|l| l.starts_with("node g")).count();
+                assert!(nodes >= 3, "{what}: {nodes} goroutines drawn");
+            }
+        }
+        let svg = String::from_utf8(common::gosleuth(&["locks", &f.pid(), "--svg"]).stdout).expect("text");
+        let number = |l: &str, name: &str| -> f64 {
+            let from = l.find(&format!("{name}=\"")).unwrap_or_else(|| panic!("{l}")) + name.len() + 2;
+            l[from..].split('"').next().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{l}"))
+        };
+        let mut boxes: Vec<[f64; 4]> = Vec::new();
+        for l in svg.lines() {
+            if l.starts_with("<rect x=") {
+                boxes.push([number(l, "x"), number(l, "y"), number(l, " width"), number(l, " height")]);
+            } else if l.starts_with("<text x=")
+                && !l.contains("fill=")
+                && let Some([x, y, w, h]) = boxes.last()
+            {
+                // DejaVu Sans Mono, the widest of the usual fonts: 0.602 of the 12 pixels a letter.
+                let letters = l.split('>').nth(1).expect("words").trim_end_matches("</text").replace("&gt;", ">");
+                let end = number(l, "x") + letters.chars().count() as f64 * 12.0 * 0.602;
+                assert!(end < x + w && number(l, " y") < y + h, "{what}: {l}");
+            }
+        }
+        assert!(boxes.len() >= 3, "{what}: {svg}");
+        let [width, height] = [" width", " height"].map(|n| number(&svg, n));
+        for (i, a) in boxes.iter().enumerate() {
+            assert!(a[0] + a[2] < width && a[1] + a[3] < height, "{what}: {a:?}");
+            for b in &boxes[..i] {
+                let apart = a[0] >= b[0] + b[2] || b[0] >= a[0] + a[2] || a[1] >= b[1] + b[3] || b[1] >= a[1] + a[3];
+                assert!(apart, "{what}: {a:?} covers {b:?}");
+            }
+        }
+    }
 }

@@ -151,6 +151,9 @@ pub fn svg(out: &mut dyn Write, g: &Goroutines) -> io::Result<()> {
     let mut options = inferno::flamegraph::Options::default();
     options.title = format!("{} goroutines", units::count(g.count));
     options.count_name = "goroutines".to_owned();
+    // Letters of a fixed width are cut off where the box ends in every viewer, without a script as well.
+    options.font_type = "monospace".to_owned();
+    options.font_width = 0.61;
     let lines = folded_lines(g);
     inferno::flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), out).map_err(io::Error::other)
 }

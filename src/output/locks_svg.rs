@@ -13,7 +13,6 @@ use crate::{
 
 /// Boxes that are drawn; the rest is counted in a line at the top.
 const MAX_NODES: usize = 400;
-const CHAR: usize = 7;
 const ROW: usize = 64;
 const GAP: usize = 110;
 
@@ -122,27 +121,52 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
     out
 }
 
-/// The column of each box: one right of all that lead to it; arrows of a circle may lead back.
+/// The column of each box: one right of all that lead to it; the arrow that closes a circle leads back.
 fn columns(nodes: &[Node]) -> Vec<usize> {
-    let mut column = vec![0usize; nodes.len()];
-    // Longest ways, found in as many rounds as there are boxes at most; a circle ends at the bound.
-    let bound = 24.min(nodes.len());
-    for _ in 0..bound {
-        let mut changed = false;
-        for n in 0..nodes.len() {
-            for &(to, ..) in &nodes[n].next {
-                let back = nodes[n].cycle && nodes[to].cycle && column[to] > 0;
-                if !back && column[to] <= column[n] && column[n] + 1 < bound.max(2) {
-                    column[to] = column[n] + 1;
-                    changed = true;
+    // Depth first, from boxes that nothing leads to first: the order in which boxes are left, and arrows to a box that is still open.
+    let mut led_to = vec![false; nodes.len()];
+    nodes.iter().flat_map(|n| &n.next).for_each(|e| led_to[e.0] = true);
+    let mut starts: Vec<usize> = (0..nodes.len()).collect();
+    starts.sort_by_key(|&n| (led_to[n], nodes[n].primitive));
+    let (mut met, mut open) = (vec![false; nodes.len()], vec![false; nodes.len()]);
+    let mut back = std::collections::HashSet::new();
+    let mut left = Vec::with_capacity(nodes.len());
+    for start in starts {
+        if std::mem::replace(&mut met[start], true) {
+            continue;
+        }
+        open[start] = true;
+        let mut way = vec![(start, 0)];
+        while let Some((n, i)) = way.last_mut() {
+            let (from, to) = (*n, nodes[*n].next.get(*i).map(|e| e.0));
+            *i += 1;
+            match to {
+                Some(to) if open[to] => _ = back.insert((from, to)),
+                Some(to) if !std::mem::replace(&mut met[to], true) => {
+                    open[to] = true;
+                    way.push((to, 0));
+                }
+                Some(_) => {}
+                None => {
+                    open[from] = false;
+                    left.push(from);
+                    way.pop();
                 }
             }
         }
-        if !changed {
-            break;
+    }
+    let mut column = vec![0usize; nodes.len()];
+    for &n in left.iter().rev() {
+        for &(to, ..) in nodes[n].next.iter().filter(|e| !back.contains(&(n, e.0))) {
+            column[to] = column[to].max(column[n] + 1);
         }
     }
     column
+}
+
+/// Pixels of so many letters: a fixed-width letter of 12 pixels is up to 7.3 wide.
+fn width(chars: usize) -> usize {
+    chars * 73 / 10 + 20
 }
 
 fn escape(s: &str) -> String {
@@ -162,20 +186,31 @@ pub fn svg(out: &mut dyn Write, r: &Locks) -> io::Result<()> {
     for c in 0..=last {
         let wide =
             all.iter().zip(&column).filter(|n| *n.1 == c).flat_map(|n| &n.0.lines).map(|l| l.chars().count()).max();
-        x[c + 1] = x[c] + wide.unwrap_or(0) * CHAR + 20 + GAP;
+        x[c + 1] = x[c] + width(wide.unwrap_or(0)) + GAP;
     }
     let mut y = vec![50usize; last + 1];
-    let mut places = Vec::with_capacity(all.len());
-    for (n, &c) in all.iter().zip(&column) {
-        let wide = n.lines.iter().map(|l| l.chars().count()).max().unwrap_or(0) * CHAR + 20;
-        let high = n.lines.len() * 16 + 12;
-        places.push((x[c], y[c], wide, high));
-        y[c] += high.max(ROW - 24) + 24;
+    let mut places = vec![(0, 0, 0, 0); all.len()];
+    let mut from: Vec<Vec<usize>> = vec![Vec::new(); all.len()];
+    all.iter().enumerate().for_each(|(n, node)| node.next.iter().for_each(|e| from[e.0].push(n)));
+    for c in 0..=last {
+        // Boxes in the order of those that lead to them, so that few arrows cross.
+        let mut here: Vec<usize> = (0..all.len()).filter(|&n| column[n] == c).collect();
+        here.sort_by_key(|&n| {
+            let left: Vec<usize> = from[n].iter().filter(|&&f| column[f] < c).map(|&f| places[f].1).collect();
+            left.iter().sum::<usize>().checked_div(left.len()).unwrap_or(0)
+        });
+        for n in here {
+            let lines = &all[n].lines;
+            let wide = width(lines.iter().map(|l| l.chars().count()).max().unwrap_or(0));
+            let high = lines.len() * 16 + 12;
+            places[n] = (x[c], y[c], wide, high);
+            y[c] += high.max(ROW - 24) + 24;
+        }
     }
-    let (width, height) = (x[last + 1], y.iter().copied().max().unwrap_or(50) + 20);
+    let (wide, height) = ((x[last + 1] - GAP + 20).max(width(100)), 40 + y.iter().copied().max().unwrap_or(50) + 20);
     writeln!(
         out,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{wide}\" height=\"{height}\" viewBox=\"0 0 {wide} {height}\" \
          font-family=\"monospace\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
          <defs><marker id=\"a\" viewBox=\"0 0 8 8\" refX=\"8\" refY=\"4\" markerWidth=\"8\" markerHeight=\"8\" orient=\"auto\">\
          <path d=\"M0,0 L8,4 L0,8 z\"/></marker></defs>"
@@ -185,7 +220,9 @@ pub fn svg(out: &mut dyn Write, r: &Locks) -> io::Result<()> {
         out,
         "<text x=\"20\" y=\"24\">Who waits for whom: red is a deadlock, orange is stuck for ever, dashed arrows are not sure{more}</text>"
     )?;
-    for (n, &(ax, ay, aw, ah)) in all.iter().zip(&places) {
+    for ((n, &(ax, ay, aw, ah)), &c) in all.iter().zip(&places).zip(&column) {
+        // Arrows start where the column ends: boxes of a column are not equally wide.
+        let end = x[c + 1] - GAP;
         for (to, label, sure) in &n.next {
             let (bx, by, bw, bh) = places[*to];
             // To the right from side to side; back along the lower edges.
@@ -195,7 +232,7 @@ pub fn svg(out: &mut dyn Write, r: &Locks) -> io::Result<()> {
                 (ax + aw / 2, ay + ah, bx + bw / 2, by + bh)
             };
             let bend = if bx > ax {
-                format!("C{} {y1} {} {y2}", (x1 + x2) / 2, (x1 + x2) / 2)
+                format!("L{end} {y1} C{} {y1} {} {y2}", (end + x2) / 2, (end + x2) / 2)
             } else {
                 format!("C{x1} {} {x2} {}", y1.max(y2) + 40, y1.max(y2) + 40)
             };
@@ -205,11 +242,13 @@ pub fn svg(out: &mut dyn Write, r: &Locks) -> io::Result<()> {
                 "<path d=\"M{x1} {y1} {bend} {x2} {y2}\" fill=\"none\" stroke=\"#444\"{dash} marker-end=\"url(#a)\"/>"
             )?;
             if !label.is_empty() {
+                // Where the arrow has nearly come to its end: arrows of one box have parted there.
+                let at = if bx > ax { (3 * x2 + end) / 4 } else { (x1 + x2) / 2 };
                 writeln!(
                     out,
-                    "<text x=\"{}\" y=\"{}\" fill=\"#666\" font-size=\"10\">{}</text>",
-                    (x1 + x2) / 2 - 14,
-                    (y1 + y2) / 2 - 4,
+                    "<text x=\"{}\" y=\"{}\" fill=\"#666\" font-size=\"10\" text-anchor=\"middle\">{}</text>",
+                    at,
+                    if bx > ax { (8 * y2 + 2 * y1) / 10 - 5 } else { y1.max(y2) + 26 },
                     escape(label)
                 )?;
             }

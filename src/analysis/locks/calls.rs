@@ -328,7 +328,8 @@ impl<'i> Code<'i> {
             return known;
         }
         let found = self.function(Addr(pc.0.saturating_sub(1))).is_some_and(|f| {
-            let body: Vec<Instruction> = if f.name().starts_with("runtime.") { Vec::new() } else { self.body(&f).collect() };
+            let body: Vec<Instruction> =
+                if f.name().starts_with("runtime.") { Vec::new() } else { self.body(&f).collect() };
             let at = |to: u64| body.binary_search_by_key(&to, |i| i.ip()).ok();
             let mut seen = vec![false; body.len()];
             let mut todo: Vec<usize> = at(pc.0).into_iter().collect();

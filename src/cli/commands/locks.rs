@@ -34,8 +34,10 @@ pub struct LocksArgs {
     limit: usize,
 }
 
-const SUSPECTED: &str = "only global variables lead to what they wait for: no goroutine that can go on has it on its stack";
-const IDLE: &str = "only global variables lead to what they wait for, and they come back to it in a loop, as workers do";
+const SUSPECTED: &str =
+    "only global variables lead to what they wait for: no goroutine that can go on has it on its stack";
+const IDLE: &str =
+    "only global variables lead to what they wait for, and they come back to it in a loop, as workers do";
 
 pub fn run(args: &LocksArgs) -> Result<(), Failure> {
     let (dot, svg, limit, args) = (args.dot, args.svg, args.limit, &args.target);
