@@ -350,3 +350,30 @@ fn running_goroutines_keep_their_stacks() {
         assert!(seen >= 4, "Go {release} {name}: {function} was seen {seen} times");
     }
 }
+
+/// A thread that was sent into a handler of the C part while it ran Go code is on the signal stack; the goroutine's frames are those that
+/// the signal interrupted. Live, and in a core.
+#[test]
+fn stacks_below_a_signal_handler() {
+    for release in RELEASES {
+        let Some(mut f) = Fixture::start(release, "cgo", "odd", &["handler"]) else { continue };
+        assert_eq!(f.command("signal")["ok"], true);
+        let dir = tempfile::tempdir().expect("a directory");
+        let core = dir.path().join("core");
+        let core = core.to_str().expect("a path");
+        let out = gosleuth(&["dump", &f.pid(), "-o", core]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        for target in [f.pid(), core.to_owned()] {
+            let Some(a) = answer(&["goroutines", &target, "--state", "running", "--limit", "0"]) else { return };
+            let what = format!("Go {release} {target}: {a}");
+            let groups = a["result"]["groups"].as_array().expect("groups");
+            let stack: Vec<&str> = groups
+                .iter()
+                .flat_map(|g| g["stack"].as_array().into_iter().flatten())
+                .filter_map(|s| s["function"].as_str())
+                .collect();
+            assert_eq!(stack, ["main.spinForever", "main.interrupted"], "{what}");
+            assert!(!a["diagnostics"].to_string().contains("cut short"), "{what}");
+        }
+    }
+}

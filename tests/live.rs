@@ -330,3 +330,22 @@ fn looking_often_does_no_harm() {
         assert!(f.runs());
     }
 }
+
+/// Frames whose live words no map of the function tells: of functions that reflection made, and with variables so large that a program makes
+/// their mask (up to Go 1.23). The collector keeps what they hold, and so do we.
+#[test]
+fn odd_stacks_keep_what_the_collector_keeps() {
+    for release in RELEASES {
+        for (variant, scenario) in
+            [("stripped", "reflect"), ("dwarf", "reflect"), ("cgo", "reflect"), ("stripped", "gcprog"), ("dwarf", "gcprog")]
+        {
+            let Some(mut f) = Fixture::start(release, variant, "odd", &[scenario]) else { continue };
+            let Some(l) = liveness(&f) else { continue };
+            let floating = proven_floating(&mut f, &l);
+            let what = format!("Go {release} {variant} {scenario}");
+            println!("{what}: {} both, {} only marked, {floating} float", l["both"], l["only_marked"]);
+            assert_eq!(l["only_reachable"], 0, "{what}: {l:#}");
+            assert_eq!(agreement(&l, floating), 1_000_000, "{what}: {l:#}");
+        }
+    }
+}

@@ -377,7 +377,15 @@ fn run_gc_program(p: &[u8], words: u64) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// The mask of a stack object: `words` bits at `gcdata`.
-pub fn bits_at(rt: &Runtime, at: Addr, words: u64) -> Option<Vec<u8>> {
-    rt.image.bytes(&rt.target, at, words.div_ceil(8)).filter(|_| words <= MAX_MASK_BITS)
+/// The mask of a stack object: `words` bits at `gcdata`, or what a program there makes.
+pub fn bits_at(rt: &Runtime, at: Addr, words: u64, program: bool) -> Option<Vec<u8>> {
+    if words > MAX_MASK_BITS {
+        return None;
+    }
+    if program {
+        // runtime/mbitmap.go materializeGCProg: the program stands behind its length.
+        let len = rt.image.bytes(&rt.target, at, 4).and_then(|b| bytes::u32_at(&b, 0))?;
+        return run_gc_program(&rt.image.bytes(&rt.target, at.offset(4), len.min(1 << 24).into())?, words);
+    }
+    rt.image.bytes(&rt.target, at, words.div_ceil(8))
 }

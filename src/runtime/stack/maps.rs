@@ -19,6 +19,8 @@ pub struct Object {
     pub ptr_bytes: u64,
     /// Of its pointer mask from `moduledata.rodata`.
     pub mask: u32,
+    /// The mask is a GC program (up to Go 1.23, for large variables).
+    pub program: bool,
 }
 
 /// Bitmap `index` (negative: the first) of the stack map at `map`, one bit a word: its width and its bytes. `most`: words that the
@@ -48,9 +50,10 @@ pub fn objects(table: &Functions, at: Addr) -> Option<impl Iterator<Item = Objec
         Object {
             offset: get(0),
             size: get(4).max(0) as u64,
-            // Negative: up to Go 1.19 it says that the mask is a program.
+            // Negative: up to Go 1.23 it says that the mask is a program (stackObjectRecord.useGCProg).
             ptr_bytes: get(8).unsigned_abs().into(),
             mask: bytes::u32_at(r, 12).unwrap_or(0),
+            program: get(8) < 0,
         }
     }))
 }

@@ -64,10 +64,31 @@ struct Walker<'r, 'm> {
     base: Addr,
     mem: Vec<u8>,
     out: Stack,
-    objects: Vec<(Addr, u64, u64, Addr)>,
+    objects: Vec<Object>,
     /// Records of deferred calls that may still be read, by all walks together.
     defers: &'r AtomicU64,
     memo: &'r mut Memo<'m>,
+}
+
+/// A variable on the stack that is alive if a pointer leads to it.
+struct Object {
+    addr: Addr,
+    size: u64,
+    ptr_bytes: u64,
+    mask: Mask,
+}
+
+enum Mask {
+    /// Bits at this address, or a program that makes them.
+    At(Addr, bool),
+    /// `abi.RegArgs`: words of Ptrs.
+    RegArgs,
+}
+
+/// abi.RegArgs of amd64 (internal/abi/abi.go): Ints [9], Floats [15], Ptrs [9], and a bit for each register; the same since 1.17.
+mod reg_args {
+    pub const SIZE: u64 = 272;
+    pub const PTRS: std::ops::Range<u64> = 24..33;
 }
 
 /// What the tables say of each pc: most goroutines stand where others stand, too.
@@ -381,6 +402,10 @@ impl LiveAt<'_> {
         };
         let target = if cont == func.entry() { cont } else { Addr(cont.0 - 1) };
         let index = w.memo.map(&func, target);
+        if self.amd64 && matches!(func.name(), "reflect.makeFuncStub" | "reflect.methodValueCall") {
+            self.reflected(w, varp, argp);
+            return;
+        }
         let min = if self.amd64 { 0 } else { 16 };
         if varp.0.saturating_sub(sp.0) > min
             && let Some(map) = func.funcdata(funcdata::LOCALS_POINTER_MAPS)
@@ -410,7 +435,36 @@ impl LiveAt<'_> {
                     .note("stack objects make no sense", format_args!("of {} at {at}: outside the frame", func.name()));
                 continue;
             }
-            w.objects.push((addr, o.size, o.ptr_bytes.min(o.size), rodata.offset(o.mask.into())));
+            let mask = Mask::At(rodata.offset(o.mask.into()), o.program);
+            w.objects.push(Object { addr, size: o.size, ptr_bytes: o.ptr_bytes.min(o.size), mask });
+        }
+    }
+
+    /// The frame of a function that reflection made: its code (reflect/asm_amd64.s) has no maps. The first word is the function's
+    /// context, reflect.makeFuncCtxt {fn, stack *bitVector, argLen}, whose bits say which stack arguments are pointers; the
+    /// registers' values lie in an abi.RegArgs at the end of the frame (runtime/stkframe.go argMapInternal, getStackMap).
+    fn reflected(&self, w: &mut Walker<'_, '_>, varp: Addr, argp: Addr) {
+        const MAX_ARGS: u64 = 1 << 16;
+        w.push(self.sp, self.frame, false);
+        if let Some(addr) = varp.0.checked_sub(reg_args::SIZE).map(Addr).filter(|&a| a >= self.sp) {
+            let ptr_bytes = 8 * reg_args::PTRS.end;
+            w.objects.push(Object { addr, size: reg_args::SIZE, ptr_bytes, mask: Mask::RegArgs });
+        }
+        let read = |at: Addr| w.rt.target.read_ptr(at).ok();
+        let bits = w.word(self.sp).and_then(|ctx| {
+            let vector = read(Addr(ctx).offset(8))?;
+            let words = w.rt.target.read_u32(vector).ok()?;
+            let data = read(vector.offset(8))?;
+            let n = u64::from(words).min(MAX_ARGS);
+            Some((n, w.rt.target.read_vec(data, n.div_ceil(8), MAX_ARGS).ok()?))
+        });
+        let Some((n, bits)) = bits else {
+            w.out.lost = true;
+            w.rt.diag.note("arguments of a function made by reflection could not be read", self.pc);
+            return;
+        };
+        for j in (0..n).filter(|&j| bits[(j / 8) as usize] >> (j % 8) & 1 == 1) {
+            w.push(argp.offset(8 * j), self.frame, false);
         }
     }
 }
@@ -418,7 +472,7 @@ impl LiveAt<'_> {
 /// Stack objects are live only if a live pointer leads into them: follow from the words found so far, from defer records
 /// and from other live stack objects.
 fn stack_objects(w: &mut Walker<'_, '_>, g: &Goroutine) {
-    w.objects.sort_by_key(|o| o.0);
+    w.objects.sort_by_key(|o| o.addr);
     let mut done = vec![false; w.objects.len()];
     for value in [g.defer_head, g.panic_head, g.ctxt] {
         if !value.is_null() {
@@ -429,14 +483,21 @@ fn stack_objects(w: &mut Walker<'_, '_>, g: &Goroutine) {
     let mut next = 0;
     while let Some(word) = w.out.words.get(next).copied() {
         next += 1;
-        let i = w.objects.partition_point(|o| o.0.0 <= word.value);
+        let i = w.objects.partition_point(|o| o.addr.0 <= word.value);
         let Some(i) = i.checked_sub(1) else { continue };
-        let (addr, size, ptr_bytes, mask) = w.objects[i];
+        let Object { addr, size, ptr_bytes, ref mask } = w.objects[i];
         if word.value - addr.0 >= size || std::mem::replace(&mut done[i], true) {
             continue;
         }
         let words = ptr_bytes / 8;
-        let Some(bits) = super::heap::bits_at(w.rt, mask, words) else { continue };
+        let &Mask::At(mask, program) = mask else {
+            reg_args::PTRS.for_each(|j| w.push(addr.offset(8 * j), word.frame, word.conservative));
+            continue;
+        };
+        let Some(bits) = super::heap::bits_at(w.rt, mask, words, program) else {
+            w.out.lost = true;
+            continue;
+        };
         for j in (0..words).filter(|&j| bits[(j / 8) as usize] >> (j % 8) & 1 == 1) {
             w.push(addr.offset(8 * j), word.frame, word.conservative);
         }
