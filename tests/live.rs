@@ -336,9 +336,13 @@ fn looking_often_does_no_harm() {
 #[test]
 fn odd_stacks_keep_what_the_collector_keeps() {
     for release in RELEASES {
-        for (variant, scenario) in
-            [("stripped", "reflect"), ("dwarf", "reflect"), ("cgo", "reflect"), ("stripped", "gcprog"), ("dwarf", "gcprog")]
-        {
+        for (variant, scenario) in [
+            ("stripped", "reflect"),
+            ("dwarf", "reflect"),
+            ("cgo", "reflect"),
+            ("stripped", "gcprog"),
+            ("dwarf", "gcprog"),
+        ] {
             let Some(mut f) = Fixture::start(release, variant, "odd", &[scenario]) else { continue };
             let Some(l) = liveness(&f) else { continue };
             let floating = proven_floating(&mut f, &l);
