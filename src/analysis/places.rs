@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    base::{Addr, KnownBy, ObjectId},
+    base::{Addr, Bitmap, KnownBy, ObjectId},
     graph::{
         RootKind,
         build::Built,
@@ -39,9 +39,15 @@ pub struct Places<'a> {
     pub heap: &'a Heap,
     pub built: &'a Built,
     pub typed: &'a Typed,
-    /// Edges and roots that lead to the objects asked for at the start.
-    edges: HashMap<ObjectId, Vec<u32>>,
-    roots: HashMap<ObjectId, Vec<u32>>,
+    /// Edges and roots that lead to the objects asked for at the start: pairs of object and number, sorted.
+    edges: Vec<(ObjectId, u32)>,
+    roots: Vec<(ObjectId, u32)>,
+}
+
+/// Numbers that belong to `id` in sorted pairs.
+fn of(pairs: &[(ObjectId, u32)], id: ObjectId) -> impl Iterator<Item = u32> + '_ {
+    let first = pairs.partition_point(|p| p.0 < id);
+    pairs[first..].iter().take_while(move |p| p.0 == id).map(|p| p.1)
 }
 
 impl<'a> Places<'a> {
@@ -53,21 +59,27 @@ impl<'a> Places<'a> {
         typed: &'a Typed,
         wanted: impl IntoIterator<Item = ObjectId>,
     ) -> Places<'a> {
-        let mut edges: HashMap<ObjectId, Vec<u32>> = wanted.into_iter().map(|o| (o, Vec::new())).collect();
-        let mut roots: HashMap<ObjectId, Vec<u32>> = HashMap::new();
-        if !edges.is_empty() {
-            for (i, to) in built.graph.target.iter().enumerate() {
-                if let Some(list) = edges.get_mut(&to)
-                    && list.len() < MAX_HOLDERS
-                {
-                    list.push(i as u32);
+        let mut marks = Bitmap::new(built.graph.slots());
+        let mut any = false;
+        for o in wanted {
+            marks.set(o.index());
+            any = true;
+        }
+        let (mut edges, mut roots) = (Vec::new(), Vec::new());
+        if any {
+            let mut known: HashMap<ObjectId, usize> = HashMap::new();
+            for (i, to) in built.graph.target.iter().enumerate().filter(|(_, to)| marks.get(to.index())) {
+                let n = known.entry(to).or_default();
+                if *n < MAX_HOLDERS {
+                    *n += 1;
+                    edges.push((to, i as u32));
                 }
             }
-            for (i, r) in built.graph.roots.iter().enumerate() {
-                if edges.contains_key(&r.target) {
-                    roots.entry(r.target).or_default().push(i as u32);
-                }
+            edges.sort_unstable();
+            for (i, r) in built.graph.roots.iter().enumerate().filter(|(_, r)| marks.get(r.target.index())) {
+                roots.push((r.target, i as u32));
             }
+            roots.sort_unstable();
         }
         Places { rt, heap, built, typed, edges, roots }
     }
@@ -194,12 +206,12 @@ impl<'a> Places<'a> {
     ) -> Option<String> {
         let (id, _) = self.heap.find(addr)?;
         let graph = &self.built.graph;
-        let global = self.roots.get(&id).into_iter().flatten().find_map(|&r| {
+        let global = of(&self.roots, id).find_map(|r| {
             let root = &graph.roots[r as usize];
             matches!(root.kind, RootKind::Data | RootKind::Bss).then(|| self.global(root.at)).flatten()
         });
         global.or_else(|| {
-            self.edges.get(&id)?.iter().find_map(|&e| {
+            of(&self.edges, id).find_map(|e| {
                 let from = graph.source_of(e as usize);
                 let at = 8 * graph.word_of(e as usize);
                 if self.typed.typing.known_by(from) > KnownBy::Guessed {

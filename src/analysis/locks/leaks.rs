@@ -82,14 +82,15 @@ pub fn proven(rt: &Runtime, heap: &Heap, built: &Built, waits: &[Wait]) -> Vec<u
     stuck(heap, built, waits, None)
 }
 
-/// Those that only global variables lead to: nothing that can go on has what they wait for on its stack, or reaches it
+/// The proven ones, and those that only global variables lead to: nothing that can go on has what they wait for on its stack, or reaches it
 /// from there. An idle worker of a pool that a global keeps looks the same, so this is no proof.
-pub fn suspected(rt: &Runtime, heap: &Heap, built: &Built, waits: &[Wait], proven: &[usize]) -> Vec<usize> {
+pub fn proven_and_suspected(rt: &Runtime, heap: &Heap, built: &Built, waits: &[Wait]) -> (Vec<usize>, Vec<usize>) {
     // The runtime's own variables are no program's globals: its processors hold the timers that wake goroutines.
     let own: Vec<Addr> = Global::ALL.iter().filter_map(|&g| rt.globals.get(g)).collect();
-    let mut out = stuck(heap, built, waits, Some(&own));
+    let (proven, mut out) =
+        rayon::join(|| proven(rt, heap, built, waits), || stuck(heap, built, waits, Some(&own)));
     out.retain(|i| proven.binary_search(i).is_err());
-    out
+    (proven, out)
 }
 
 /// Does it come back to the channel that it waits for, as far as the code of its frames says: a loop around the receive or select,
@@ -109,50 +110,63 @@ fn stuck(heap: &Heap, built: &Built, waits: &[Wait], only: Option<&[Addr]>) -> V
     for (i, g) in built.goroutines.iter().enumerate() {
         live[i] |= g.goid == Goid(1) && waits[i].kind == WaitKind::EmptySelect;
     }
-    let index: HashMap<Goid, usize> = built.goroutines.iter().enumerate().map(|(i, g)| (g.goid, i)).collect();
     // The runtime's own records lead from any channel to all who wait at it, and from the list of goroutines to all of
     // them: what they hold counts only once the goroutine may go on.
     let slots = heap.slots as usize;
     let mut closed = Bitmap::new(slots);
     let object = |a: Addr| heap.find(a).map(|f| f.0).filter(|&o| heap.is_allocated(o));
-    let mut own: Vec<Vec<ObjectId>> = vec![Vec::new(); n];
+    let mut own = Rows::default();
     for (i, g) in built.goroutines.iter().enumerate().filter(|(i, _)| !live[*i]) {
         for o in waits[i].sudogs.iter().copied().chain([g.addr]).filter_map(object) {
             closed.set(o.index());
-            own[i].push(o);
+            own.push(i, o.0);
         }
     }
-    let mut stack_roots: Vec<Vec<ObjectId>> = vec![Vec::new(); n];
+    own.sort();
+    let mut stack_roots = Rows::default();
     let mut todo: Vec<ObjectId> = Vec::new();
+    // Roots of a goroutine stand together: its place is looked up once.
+    let mut last: (Goid, Option<usize>) = (Goid(0), None);
     for r in &built.graph.roots {
-        let of = matches!(r.kind, RootKind::Stack | RootKind::Conservative | RootKind::Goroutine)
-            .then(|| index.get(&r.goid).copied())
-            .flatten();
+        let of = if matches!(r.kind, RootKind::Stack | RootKind::Conservative | RootKind::Goroutine) {
+            if last.0 != r.goid || last.1.is_none() {
+                last = (r.goid, built.goroutines.binary_search_by_key(&r.goid, |g| g.goid).ok());
+            }
+            last.1
+        } else {
+            None
+        };
         match of {
-            Some(i) if !live[i] => stack_roots[i].push(r.target),
+            Some(i) if !live[i] => stack_roots.push(i, r.target.0),
             None if matches!(r.kind, RootKind::Data | RootKind::Bss) && !counts(r.at) => {}
             _ => todo.push(r.target),
         }
     }
+    stack_roots.sort();
     // What each blocked goroutine waits for: objects, or the stacks of other goroutines.
-    let mut waiters: HashMap<ObjectId, Vec<usize>> = HashMap::new();
-    let mut on_stack: Vec<(usize, usize)> = Vec::new();
+    let mut waited = Bitmap::new(slots);
+    let (mut waiters, mut on_stack) = (Rows::default(), Rows::default());
     let mut ready: Vec<usize> = Vec::new();
-    let mut stacks: Vec<(Addr, Addr, usize)> =
-        built.goroutines.iter().enumerate().map(|(i, g)| (g.stack.0, g.stack.1, i)).collect();
-    stacks.sort_unstable();
+    let mut stacks: Vec<(Addr, Addr, usize)> = Vec::new();
     for i in (0..n).filter(|&i| !live[i]) {
         let w = &waits[i];
         let single = (!w.kind.is_channel()).then_some(w.addr).filter(|a| !a.is_null());
         for addr in w.cases.iter().map(|c| c.chan).chain(single) {
             match object(addr) {
-                Some(o) => waiters.entry(o).or_default().push(i),
+                Some(o) => {
+                    waited.set(o.index());
+                    waiters.push(o.index(), i as u32);
+                }
                 None => {
+                    if stacks.is_empty() {
+                        stacks = built.goroutines.iter().enumerate().map(|(i, g)| (g.stack.0, g.stack.1, i)).collect();
+                        stacks.sort_unstable();
+                    }
                     let at = stacks.partition_point(|s| s.0 <= addr).checked_sub(1).map(|k| stacks[k]);
                     match at.filter(|s| addr < s.1) {
                         // Its own stack: only it could reach the primitive.
                         Some((_, _, owner)) if owner == i => {}
-                        Some((_, _, owner)) => on_stack.push((owner, i)),
+                        Some((_, _, owner)) => on_stack.push(owner, i as u32),
                         // A global, or memory that is not understood.
                         None if only.is_none() => ready.push(i),
                         None => {}
@@ -161,9 +175,11 @@ fn stuck(heap: &Heap, built: &Built, waits: &[Wait], only: Option<&[Addr]>) -> V
             }
         }
     }
-    for &(owner, i) in &on_stack {
-        if live[owner] {
-            ready.push(i);
+    waiters.sort();
+    on_stack.sort();
+    for &(owner, i) in &on_stack.0 {
+        if live[owner as usize] {
+            ready.push(i as usize);
         }
     }
     let mut seen = Bitmap::new(slots);
@@ -172,8 +188,8 @@ fn stuck(heap: &Heap, built: &Built, waits: &[Wait], only: Option<&[Addr]>) -> V
             if !seen.insert(o.index()) {
                 continue;
             }
-            if let Some(list) = waiters.get(&o) {
-                ready.extend(list);
+            if waited.get(o.index()) {
+                ready.extend(waiters.of(o.index()).map(|i| i as usize));
             }
             if !closed.get(o.index()) {
                 todo.extend(built.graph.children(o).filter(|t| !seen.get(t.index())));
@@ -183,8 +199,8 @@ fn stuck(heap: &Heap, built: &Built, waits: &[Wait], only: Option<&[Addr]>) -> V
         if std::mem::replace(&mut live[i], true) {
             continue;
         }
-        todo.append(&mut stack_roots[i]);
-        for o in std::mem::take(&mut own[i]) {
+        todo.extend(stack_roots.of(i).map(ObjectId));
+        for o in own.of(i).map(ObjectId) {
             closed.clear(o.index());
             if seen.get(o.index()) {
                 todo.extend(built.graph.children(o));
@@ -192,9 +208,31 @@ fn stuck(heap: &Heap, built: &Built, waits: &[Wait], only: Option<&[Addr]>) -> V
                 todo.push(o);
             }
         }
-        ready.extend(on_stack.iter().filter(|s| s.0 == i).map(|s| s.1));
+        ready.extend(on_stack.of(i).map(|i| i as usize));
     }
     (0..n).filter(|&i| !live[i]).collect()
+}
+
+/// Lists by number: pairs, sorted.
+#[derive(Default)]
+struct Rows(Vec<(u32, u32)>);
+
+impl Rows {
+    fn push(&mut self, of: usize, value: u32) {
+        self.0.push((of as u32, value));
+    }
+
+    fn sort(&mut self) {
+        if !self.0.is_sorted_by_key(|p| p.0) {
+            self.0.sort_unstable();
+        }
+    }
+
+    fn of(&self, number: usize) -> impl Iterator<Item = u32> + '_ {
+        let number = number as u32;
+        let first = self.0.partition_point(|p| p.0 < number);
+        self.0[first..].iter().take_while(move |p| p.0 == number).map(|p| p.1)
+    }
 }
 
 /// Leaks by where they were started and what they wait for; `name` says what one waits for. Retained bytes are filled in

@@ -447,14 +447,15 @@ impl Holders {
                 let addr = if w.kind.is_channel() { thing.1 } else { w.addr };
                 let found = self.candidates.get(thing).map(Vec::as_slice).unwrap_or_default();
                 let users: Vec<(usize, u32)> = found.iter().take(4).map(|c| (c.index, c.frame)).collect();
-                let place = named.entry(addr).or_insert_with(|| place(places, w, addr, &users, i)).clone();
-                let edge = |holder: Option<(usize, Option<u32>)>, certainty, evidence, deferred| Edge {
+                // Named only where something is told: most goroutines wait for work that nobody is on the way to.
+                let mut place = || named.entry(addr).or_insert_with(|| place(places, w, addr, &users, i)).clone();
+                let mut edge = |holder: Option<(usize, Option<u32>)>, certainty, evidence, deferred| Edge {
                     waiter: goids(i),
                     holder: holder.map(|h| goids(h.0)),
                     primitive: Primitive {
                         kind: w.kind,
                         addr,
-                        place: place.clone(),
+                        place: place(),
                         state: self.said.get(&addr).copied(),
                     },
                     certainty,
@@ -649,7 +650,7 @@ pub fn all_waited_for(rt: &Runtime, scene: Option<(&Heap, &Typed)>, built: &Buil
 }
 
 /// Objects whose holders are to be named.
-pub fn objects_to_name(places: &crate::runtime::heap::Heap, waits: &[Wait]) -> BTreeSet<crate::base::ObjectId> {
+pub fn objects_to_name(places: &crate::runtime::heap::Heap, waits: &[Wait]) -> Vec<crate::base::ObjectId> {
     waits
         .iter()
         .filter(|w| w.kind.is_channel() || w.kind == WaitKind::Cond)

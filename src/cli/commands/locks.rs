@@ -58,8 +58,7 @@ pub fn run(args: &LocksArgs) -> Result<(), Failure> {
         let chains = chains::chains(&edges, |g| {
             index(g).map_or(Doing::default(), |i| chains::doing(rt, &built, &waits, i, descriptors.as_mut(), now))
         });
-        let proven = leaks::proven(rt, &heap, &built, &waits);
-        let suspected = leaks::suspected(rt, &heap, &built, &waits, &proven);
+        let (proven, suspected) = leaks::proven_and_suspected(rt, &heap, &built, &waits);
         let name = |i| locks::waits_for(&places, &waits, i);
         let (idle, suspected) = locks::split_idle(rt, &built, &waits, &suspected);
         let [suspected, idle] = [(suspected, SUSPECTED), (idle, IDLE)].map(|(list, reason)| {

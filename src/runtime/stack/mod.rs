@@ -3,7 +3,9 @@
 //! `analysis`. Needs no DWARF and no frame pointers.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap, HashSet},
+    ops::Range,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -62,7 +64,7 @@ struct Walker<'r, 'm> {
     rt: &'m Runtime,
     /// Stack memory from `base` to the stack's end.
     base: Addr,
-    mem: Vec<u8>,
+    mem: Cow<'r, [u8]>,
     out: Stack,
     objects: Vec<Object>,
     /// Records of deferred calls that may still be read, by all walks together.
@@ -94,21 +96,44 @@ mod reg_args {
 /// What the tables say of each pc: most goroutines stand where others stand, too.
 #[derive(Default)]
 struct Memo<'m> {
-    /// Function and frame size.
-    frames: HashMap<Addr, Option<(Func<'m>, Option<i32>)>>,
+    /// Function, frame size and what it is.
+    frames: HashMap<Addr, Option<(Func<'m>, Option<i32>, What)>>,
     /// Number of the stack map.
     maps: HashMap<Addr, i32>,
+}
+
+/// Functions that the walk treats apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Plain,
+    AsyncPreempt,
+    Sigpanic,
+    Cgocallback,
+    /// The code of a function that reflection made.
+    Reflected,
+}
+
+impl What {
+    fn of(name: &str) -> What {
+        match name {
+            "runtime.asyncPreempt" | "runtime.debugCallV2" => What::AsyncPreempt,
+            "runtime.sigpanic" => What::Sigpanic,
+            "runtime.cgocallback" => What::Cgocallback,
+            "reflect.makeFuncStub" | "reflect.methodValueCall" => What::Reflected,
+            _ => What::Plain,
+        }
+    }
 }
 
 /// Pcs that are remembered.
 const MAX_MEMO: usize = 1 << 16;
 
 impl<'m> Memo<'m> {
-    fn frame(&mut self, rt: &'m Runtime, pc: Addr) -> Option<(Func<'m>, Option<i32>)> {
+    fn frame(&mut self, rt: &'m Runtime, pc: Addr) -> Option<(Func<'m>, Option<i32>, What)> {
         if self.frames.len() > MAX_MEMO {
             self.frames.clear();
         }
-        let look = || rt.image.pclntab.find(pc).map(|f| (f, f.pcsp(pc)));
+        let look = || rt.image.pclntab.find(pc).map(|f| (f, f.pcsp(pc), What::of(f.name())));
         *self.frames.entry(pc).or_insert_with(look)
     }
 
@@ -173,20 +198,22 @@ pub fn walk_all(rt: &Runtime, goroutines: &[Goroutine]) -> Vec<Stack> {
     let parts: Vec<Vec<Stack>> = goroutines
         .par_chunks(CHUNK)
         .enumerate()
-        .map(|(n, part)| {
-            let mut memo = Memo::default();
-            let memory = used(rt, part);
-            let each = part.iter().zip(memory).enumerate();
-            each.map(|(i, (g, memory))| {
-                if refused.contains(&(n * CHUNK + i)) {
-                    let (lo, hi) = g.stack;
-                    let why = format!("its stack {lo}..{hi} lies on that of another goroutine");
-                    return Stack { truncated: Some(why), lost: true, ..Stack::default() };
-                }
-                walk(rt, g, memory, &defers, &mut memo)
-            })
-            .collect()
-        })
+        .map_init(
+            || (Memo::default(), Vec::new()),
+            |(memo, buffer), (n, part)| {
+                let memory = used(rt, part, buffer);
+                let each = part.iter().zip(memory).enumerate();
+                each.map(|(i, (g, memory))| {
+                    if refused.contains(&(n * CHUNK + i)) {
+                        let (lo, hi) = g.stack;
+                        let why = format!("its stack {lo}..{hi} lies on that of another goroutine");
+                        return Stack { truncated: Some(why), lost: true, ..Stack::default() };
+                    }
+                    walk(rt, g, memory.map(|m| &buffer[m]), &defers, memo)
+                })
+                .collect()
+            },
+        )
         .collect();
     parts.into_iter().flatten().collect()
 }
@@ -210,24 +237,37 @@ fn start(g: &Goroutine) -> (Addr, Addr, Addr, bool) {
     }
 }
 
-/// The used parts of stacks, where they are small and can be read.
-fn used(rt: &Runtime, part: &[Goroutine]) -> Vec<Option<Vec<u8>>> {
+/// The used parts of stacks, where they are small and can be read: they are put into `buffer`, and the answer says where.
+fn used(rt: &Runtime, part: &[Goroutine], buffer: &mut Vec<u8>) -> Vec<Option<Range<usize>>> {
     let size = |g: &Goroutine| {
         let sp = start(g).1;
         (sp >= g.stack.0).then(|| g.stack.1.distance_from(sp)).flatten().filter(|&n| n > 0 && n <= SMALL)
     };
-    let mut out: Vec<Option<Vec<u8>>> = part.iter().map(|g| size(g).map(|n| vec![0; n as usize])).collect();
-    let (mut which, mut ranges): (Vec<usize>, Vec<(Addr, &mut [u8])>) = (Vec::new(), Vec::new());
-    for (i, (g, buf)) in part.iter().zip(&mut out).enumerate() {
-        if let Some(buf) = buf {
-            which.push(i);
-            ranges.push((start(g).1, buf.as_mut_slice()));
+    let mut end = 0;
+    let mut out: Vec<Option<Range<usize>>> = Vec::with_capacity(part.len());
+    for g in part {
+        out.push(size(g).map(|n| {
+            let begin = end;
+            end += n as usize;
+            begin..end
+        }));
+    }
+    if buffer.len() < end {
+        buffer.resize(end, 0);
+    }
+    let mut ranges: Vec<(Addr, &mut [u8])> = Vec::with_capacity(part.len());
+    let mut rest = buffer.as_mut_slice();
+    for (g, at) in part.iter().zip(&out) {
+        if let Some(at) = at {
+            let (piece, more) = std::mem::take(&mut rest).split_at_mut(at.len());
+            ranges.push((start(g).1, piece));
+            rest = more;
         }
     }
-    let ok = rt.target.memory.read_scattered(&mut ranges);
-    for (i, ok) in which.into_iter().zip(ok) {
-        if ok.is_err() {
-            out[i] = None;
+    let mut ok = rt.target.memory.read_scattered(&mut ranges).into_iter();
+    for at in out.iter_mut().filter(|at| at.is_some()) {
+        if !ok.next().is_some_and(|r| r.is_ok()) {
+            *at = None;
         }
     }
     out
@@ -258,18 +298,18 @@ fn overlapping(goroutines: &[Goroutine]) -> HashSet<usize> {
 
 /// Walks one goroutine's stack. `memory`: its used part, where it was read already. Cost: else one read of that, and one
 /// table lookup a frame.
-fn walk<'m>(rt: &'m Runtime, g: &Goroutine, memory: Option<Vec<u8>>, defers: &AtomicU64, memo: &mut Memo<'m>) -> Stack {
+fn walk<'m>(rt: &'m Runtime, g: &Goroutine, memory: Option<&[u8]>, defers: &AtomicU64, memo: &mut Memo<'m>) -> Stack {
     let amd64 = rt.target.arch == Arch::Amd64;
     let (lo, hi) = g.stack;
     let on_stack = |a: Addr| a >= lo && a < hi;
     let (mut pc, mut sp, mut lr, mut interrupted) = start(g);
-    let mut w = Walker { rt, base: sp, mem: Vec::new(), out: Stack::default(), objects: Vec::new(), defers, memo };
+    let mut w = Walker { rt, base: sp, mem: Cow::Borrowed(&[]), out: Stack::default(), objects: Vec::new(), defers, memo };
     if !on_stack(sp) {
         w.out.truncated = Some(format!("stack pointer {sp} is outside the stack {lo}..{hi}"));
         w.base = lo;
     }
     let read = |base: Addr| rt.target.read_vec(base, hi.0.saturating_sub(base.0), MAX_STACK);
-    match memory.filter(|_| w.base == sp).map_or_else(|| read(w.base), Ok) {
+    match memory.filter(|_| w.base == sp).map_or_else(|| read(w.base).map(Cow::Owned), |m| Ok(Cow::Borrowed(m))) {
         Ok(mem) => w.mem = mem,
         Err(e) => {
             w.out.truncated = Some(e.to_string());
@@ -298,7 +338,7 @@ fn walk<'m>(rt: &'m Runtime, g: &Goroutine, memory: Option<Vec<u8>>, defers: &At
             w.out.truncated = Some(format!("more than {MAX_FRAMES} frames"));
             break;
         }
-        let Some((func, delta)) = w.memo.frame(rt, pc) else {
+        let Some((func, delta, what)) = w.memo.frame(rt, pc) else {
             w.out.truncated = Some(format!("{pc} is in no Go function"));
             break;
         };
@@ -311,19 +351,18 @@ fn walk<'m>(rt: &'m Runtime, g: &Goroutine, memory: Option<Vec<u8>>, defers: &At
         let entry = func.entry();
         let lookup = if exact || pc == entry { pc } else { Addr(pc.0.saturating_sub(1)) };
         w.out.frames.push(Frame { pc, lookup, sp, fp, func_entry: entry });
-        let name = func.name();
-        let async_preempt = name == "runtime.asyncPreempt" || name == "runtime.debugCallV2";
-        let live = LiveAt { func, pc, sp, fp, frame, after_sigpanic, amd64 };
+        let async_preempt = what == What::AsyncPreempt;
+        let live = LiveAt { func, what, pc, sp, fp, frame, after_sigpanic, amd64 };
         live.words(&mut w, interrupted || async_preempt);
-        let injected = async_preempt || name == "runtime.sigpanic";
+        let injected = async_preempt || what == What::Sigpanic;
         interrupted = async_preempt;
-        after_sigpanic = name == "runtime.sigpanic";
+        after_sigpanic = what == What::Sigpanic;
         if func.flags().top_frame() {
             break;
         }
         // cgocallback switches stacks, but so that its frame is right on both (runtime/traceback.go resolveInternal).
-        if func.flags().sp_write() && frame > 0 && name != "runtime.cgocallback" {
-            w.out.truncated = Some(format!("{name} switches stacks"));
+        if func.flags().sp_write() && frame > 0 && what != What::Cgocallback {
+            w.out.truncated = Some(format!("{} switches stacks", func.name()));
             break;
         }
         let ret = if amd64 {
@@ -334,7 +373,7 @@ fn walk<'m>(rt: &'m Runtime, g: &Goroutine, memory: Option<Vec<u8>>, defers: &At
             Some(lr.0)
         };
         let Some(ret) = ret.filter(|&r| r != 0) else {
-            w.out.truncated = Some(format!("no return address for {name}"));
+            w.out.truncated = Some(format!("no return address for {}", func.name()));
             break;
         };
         lr = Addr::NULL;
@@ -362,6 +401,7 @@ fn walk<'m>(rt: &'m Runtime, g: &Goroutine, memory: Option<Vec<u8>>, defers: &At
 
 struct LiveAt<'t> {
     func: Func<'t>,
+    what: What,
     pc: Addr,
     sp: Addr,
     fp: Addr,
@@ -402,7 +442,7 @@ impl LiveAt<'_> {
         };
         let target = if cont == func.entry() { cont } else { Addr(cont.0 - 1) };
         let index = w.memo.map(&func, target);
-        if self.amd64 && matches!(func.name(), "reflect.makeFuncStub" | "reflect.methodValueCall") {
+        if self.amd64 && self.what == What::Reflected {
             self.reflected(w, varp, argp);
             return;
         }
