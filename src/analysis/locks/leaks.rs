@@ -87,8 +87,7 @@ pub fn proven(rt: &Runtime, heap: &Heap, built: &Built, waits: &[Wait]) -> Vec<u
 pub fn proven_and_suspected(rt: &Runtime, heap: &Heap, built: &Built, waits: &[Wait]) -> (Vec<usize>, Vec<usize>) {
     // The runtime's own variables are no program's globals: its processors hold the timers that wake goroutines.
     let own: Vec<Addr> = Global::ALL.iter().filter_map(|&g| rt.globals.get(g)).collect();
-    let (proven, mut out) =
-        rayon::join(|| proven(rt, heap, built, waits), || stuck(heap, built, waits, Some(&own)));
+    let (proven, mut out) = rayon::join(|| proven(rt, heap, built, waits), || stuck(heap, built, waits, Some(&own)));
     out.retain(|i| proven.binary_search(i).is_err());
     (proven, out)
 }

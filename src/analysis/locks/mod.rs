@@ -452,12 +452,7 @@ impl Holders {
                 let mut edge = |holder: Option<(usize, Option<u32>)>, certainty, evidence, deferred| Edge {
                     waiter: goids(i),
                     holder: holder.map(|h| goids(h.0)),
-                    primitive: Primitive {
-                        kind: w.kind,
-                        addr,
-                        place: place(),
-                        state: self.said.get(&addr).copied(),
-                    },
+                    primitive: Primitive { kind: w.kind, addr, place: place(), state: self.said.get(&addr).copied() },
                     certainty,
                     evidence,
                     held_in: holder.and_then(|(h, frame)| {

@@ -303,7 +303,8 @@ fn walk<'m>(rt: &'m Runtime, g: &Goroutine, memory: Option<&[u8]>, defers: &Atom
     let (lo, hi) = g.stack;
     let on_stack = |a: Addr| a >= lo && a < hi;
     let (mut pc, mut sp, mut lr, mut interrupted) = start(g);
-    let mut w = Walker { rt, base: sp, mem: Cow::Borrowed(&[]), out: Stack::default(), objects: Vec::new(), defers, memo };
+    let mut w =
+        Walker { rt, base: sp, mem: Cow::Borrowed(&[]), out: Stack::default(), objects: Vec::new(), defers, memo };
     if !on_stack(sp) {
         w.out.truncated = Some(format!("stack pointer {sp} is outside the stack {lo}..{hi}"));
         w.base = lo;
