@@ -266,7 +266,7 @@ fn used(rt: &Runtime, part: &[Goroutine], buffer: &mut Vec<u8>) -> Vec<Option<Ra
     }
     let mut ok = rt.target.memory.read_scattered(&mut ranges).into_iter();
     for at in out.iter_mut().filter(|at| at.is_some()) {
-        if !ok.next().is_some_and(|r| r.is_ok()) {
+        if ok.next().is_none_or(|r| r.is_err()) {
             *at = None;
         }
     }
