@@ -218,7 +218,7 @@ pub fn program(core: &Path, exe: &Path) -> usize {
 pub fn snapshot(data: Vec<u8>) -> usize {
     let Ok(file) = Snapshot::of_bytes(Path::new("input"), data) else { return 0 };
     let _ = (file.runtime(), file.evidence());
-    file.scene().map_or(1, |(heap, built, _)| heap.spans.len() + built.graph.target.len() + built.goroutines.len())
+    file.scene(true).map_or(1, |(heap, built, _)| heap.spans.len() + built.graph.target.len() + built.goroutines.len())
 }
 
 /// Texts of /proc/PID: maps, smaps, smaps_rollup; and the auxiliary vector.

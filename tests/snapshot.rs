@@ -36,6 +36,8 @@ fn answers_are_those_of_the_core() {
             vec!["top", "--by", "root", "--limit", "0"],
             vec!["top", "--by", "package", "--limit", "0"],
             vec!["top", "--by", "sizeclass", "--limit", "0"],
+            vec!["top", "--by", "module", "--limit", "0"],
+            vec!["top", "--by", "retained", "--limit", "0"],
             vec!["retained", "--min", "1000"],
             vec!["leaks", "--min", "100000"],
             vec!["goroutines", "--limit", "0"],
@@ -91,7 +93,8 @@ fn damaged_files_are_refused_in_words() {
     let bad = dir.path().join("bad.snap");
     let ask = |bytes: &[u8]| {
         std::fs::write(&bad, bytes).expect("a file");
-        refused(&gosleuth(&["top", bad.to_str().expect("a path")]))
+        // The question that reads all of the file.
+        refused(&gosleuth(&["leaks", bad.to_str().expect("a path")]))
     };
     for len in [9, 12, 16, 100, whole.len() / 2, whole.len() - 1] {
         let text = ask(&whole[..len]);
@@ -111,7 +114,7 @@ fn damaged_files_are_refused_in_words() {
     // Nothing is overwritten unasked, and no memory is pretended.
     let name = file.to_str().expect("a path");
     assert!(refused(&gosleuth(&["snapshot", &f.pid(), "-o", name])).contains("--force"));
-    for command in ["waste", "locks", "doctor"] {
+    for command in ["waste", "locks"] {
         let text = refused(&gosleuth(&[command, name]));
         assert!(text.contains("structure only"), "{command}: {text}");
     }
@@ -140,4 +143,31 @@ fn contents_stay_out() {
     }
     // The last frame has the directory behind it, and is not unpacked here.
     assert!(frames.len() > 5 && unpacked > 100_000, "{} frames, {unpacked} bytes", frames.len());
+}
+
+/// What a question does not need is not read: with the blocks of edges damaged, `top`, `overview`, `goroutines` and `doctor` answer as
+/// before; what needs edges is refused. (A block that is read is checked by its hash.)
+#[test]
+fn what_is_not_asked_for_is_not_read() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some((_f, path)) = small(dir.path()) else { return };
+    let file = path.to_str().expect("a path");
+    let questions: [&[&str]; 5] =
+        [&["top"], &["top", "--by", "package"], &["overview"], &["goroutines", "--limit", "0"], &["doctor"]];
+    let ask = |q: &[&str]| answer(&[&[q[0], file], &q[1..]].concat()).expect("files need no rights")["result"].clone();
+    let before = questions.map(ask);
+    let snapshot = gosleuth::snapshot::Snapshot::open(&path).expect("a snapshot");
+    let places = ["edge counts", "edges", "roots"].map(|s| snapshot.blocks(s)).concat();
+    drop(snapshot);
+    let mut bytes = std::fs::read(&path).expect("a file");
+    assert!(places.len() >= 3, "{places:?}");
+    for at in places {
+        bytes[at as usize] ^= 0x55;
+    }
+    std::fs::write(&path, bytes).expect("written");
+    assert_eq!(before, questions.map(ask));
+    for q in [&["retained"][..], &["top", "--by", "root"], &["leaks"]] {
+        let text = refused(&gosleuth(&[&[q[0], file], &q[1..]].concat()));
+        assert!(text.contains("altered or damaged"), "{q:?}: {text}");
+    }
 }

@@ -279,14 +279,24 @@ impl Session {
         Ok(self.scene_and(|_, _| Ok(()))?.0)
     }
 
-    /// The same, with a last look at memory while the target is still held.
+    /// For questions that ask what is alive and of which type, but not who refers to whom: of a snapshot the edges are not read. Of other
+    /// targets as `scene`, since nobody knows what is alive without them.
+    pub fn scene_without_edges(&mut self) -> Result<Scene, Failure> {
+        let Some(file) = &self.saved else { return self.scene() };
+        let begin = Instant::now();
+        let (heap, built, typed) = file.scene(false)?;
+        self.timing.insert("load", begin.elapsed().as_secs_f64() * 1e3);
+        Ok(Scene { heap, built, typed })
+    }
+
+    /// The same as `scene`, with a last look at memory while the target is still held.
     pub fn scene_and<T>(
         &mut self,
         look: impl FnOnce(&Runtime, &Scene) -> Result<T, Failure>,
     ) -> Result<(Scene, T), Failure> {
         if let Some(file) = &self.saved {
             let begin = Instant::now();
-            let (heap, built, typed) = file.scene()?;
+            let (heap, built, typed) = file.scene(true)?;
             self.timing.insert("load", begin.elapsed().as_secs_f64() * 1e3);
             let scene = Scene { heap, built, typed };
             let seen = look(&self.rt, &scene)?;

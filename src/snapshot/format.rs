@@ -291,6 +291,13 @@ impl Reader {
         self.file.len() as u64
     }
 
+    /// Where the blocks of the sections of that name lie in the file.
+    pub fn blocks(&self, section: &str) -> Vec<u64> {
+        let all = [Section::Degrees, Section::Edges, Section::Roots, Section::Objects, Section::Goroutines];
+        let wanted = |e: &Entry| all.iter().any(|&s| s as u8 == e.section && s.name() == section);
+        self.entries.iter().filter(|e| wanted(e)).map(|e| e.offset).collect()
+    }
+
     pub fn bad(&self, section: Section, why: impl Into<String>) -> SnapshotError {
         SnapshotError::Content { path: self.path.clone(), section: section.name(), why: why.into() }
     }

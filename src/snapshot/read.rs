@@ -66,6 +66,12 @@ impl Snapshot {
         Snapshot::of(Reader::parse(path, MappedFile::of(bytes))?)
     }
 
+    /// Offsets of the blocks of a section in the file, for tests.
+    #[doc(hidden)]
+    pub fn blocks(&self, section: &str) -> Vec<u64> {
+        self.reader.blocks(section)
+    }
+
     fn of(reader: Reader) -> Result<Snapshot, SnapshotError> {
         let meta: Meta = reader.one(Section::Meta, |_, raw| {
             serde_json::from_slice(raw).map_err(|_| "the description is not what this version writes")
@@ -153,8 +159,8 @@ impl Snapshot {
         })
     }
 
-    /// Everything: heap, graph, goroutines, types.
-    pub fn scene(&self) -> Result<(Heap, Built, Typed), SnapshotError> {
+    /// Everything: heap, graph, goroutines, types. `edges`: without them the graph says what is reached, and nothing else.
+    pub fn scene(&self, edges: bool) -> Result<(Heap, Built, Typed), SnapshotError> {
         let slots = self.meta.slots as u32;
         let spans = self.spans()?;
         let ids: u64 = spans.last().map_or(0, |s| u64::from(s.first.0) + u64::from(s.nelems));
@@ -171,11 +177,11 @@ impl Snapshot {
         let typed = Typed::of_saved(types, typing, self.meta.malloc_headers);
         let heap = Heap::restore(spans, allocated, dead, self.meta.sweepgen)
             .map_err(|e| self.reader.bad(Section::Spans, e.to_string()))?;
-        let (rows, target, words) = self.edges(slots)?;
-        let roots = self.roots(slots)?;
+        let (rows, target, words) = if edges { self.edges(slots)? } else { Default::default() };
+        let roots = if edges { self.roots(slots)? } else { Vec::new() };
         let (goroutines, stacks) = self.goroutines()?;
         let graph = Graph { rows, target, words, roots, reachable };
-        let global_links = self.links()?;
+        let global_links = if edges { self.links()? } else { Vec::new() };
         Ok((heap, Built { graph, goroutines, stacks, global_links, ..Built::default() }, typed))
     }
 

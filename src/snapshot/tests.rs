@@ -98,7 +98,7 @@ fn read(path: &std::path::Path) -> Result<usize, super::SnapshotError> {
     let s = super::Snapshot::open(path)?;
     s.runtime()?;
     s.evidence()?;
-    let (heap, built, typed) = s.scene()?;
+    let (heap, built, typed) = s.scene(true)?;
     let id = ObjectId(7);
     let _ = (heap.find(heap.extent(id).0), typed.name(id));
     Ok(built.graph.target.len())

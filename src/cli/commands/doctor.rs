@@ -42,7 +42,8 @@ struct FoundGlobal {
 }
 
 /// Ways to find a variable, in words.
-const HOW: [(FoundBy, &str); 5] = [
+const HOW: [(FoundBy, &str); 6] = [
+    (FoundBy::Told, "by the snapshot"),
     (FoundBy::Dwarf, "by DWARF"),
     (FoundBy::Symtab, "by the symbol table"),
     (FoundBy::Section, "by sections"),
@@ -53,8 +54,8 @@ const HOW: [(FoundBy, &str); 5] = [
 pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
     let (check, args) = (args.check_liveness, &args.target);
     let mut s = Session::open(args)?;
-    s.needs_memory("what can be found in a target")?;
     let liveness = if check {
+        s.needs_memory("what the collector keeps")?;
         let heap = s.heap()?;
         let built = s.graph(&heap)?;
         s.let_go()?;

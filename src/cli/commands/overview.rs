@@ -72,7 +72,7 @@ pub fn run(args: &OverviewArgs) -> Result<(), Failure> {
     let mut gc = GcFigures::default();
     let (heap, built, ledger);
     if let Some(meta) = s.saved().map(|f| f.meta.clone()) {
-        let scene = s.scene()?;
+        let scene = s.scene_without_edges()?;
         (heap, built, ledger) = (scene.heap, scene.built, meta.ledger);
         (gc.phase, gc.cycles) = (meta.gc_phase, meta.gc_cycles);
     } else {

@@ -27,7 +27,10 @@ pub struct TopArgs {
 pub fn run(args: &TopArgs) -> Result<(), Failure> {
     let (by, limit, args) = (args.by, args.limit, &args.target);
     let mut s = Session::open_typed(args)?;
-    let scene = s.scene()?;
+    let scene = match by {
+        By::Root | By::Retained => s.scene()?,
+        _ => s.scene_without_edges()?,
+    };
     let Scene { heap, built, typed } = &scene;
     let mut h = match by {
         By::Type => s.stage("top", |_| histogram::live_by_type(heap, &built.graph, typed)),
