@@ -99,6 +99,13 @@ struct Waiting {
     many: Option<AtomicBitmap>,
 }
 
+/// An offer that brought nothing: the type, and the number of the evidence that was there.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+struct Same {
+    ty: TypeId,
+    number: u32,
+}
+
 /// What a task leaves for later: objects whose evidence it raised, and those with too many edges for it.
 #[derive(Default)]
 struct Passed {
@@ -231,16 +238,19 @@ impl<'a> Engine<'a> {
         None
     }
 
-    /// Evidence of something of type `ty` at byte `offset` of the slot of `id`, from a holder known at `cap` or better.
-    fn offer(&self, id: ObjectId, ty: TypeId, offset: u64, cap: Level) -> Option<Level> {
-        // Most offers repeat what is known: a whole object of this type. Nothing that comes from a pointer alone beats it.
-        let known = self.known(self.best.get(id.index())?);
-        if offset == 0
-            && cap != Level::Interface
-            && known.level_bits() >= Level::Whole as u64
+    /// Is the evidence of that number a whole object of this type? Nothing that comes from a pointer to its start beats it.
+    #[inline]
+    fn repeats(&self, number: u32, ty: TypeId) -> bool {
+        let known = self.numbers.key(number);
+        known.level_bits() >= Level::Whole as u64
             && known.at() == 0
             && self.type_of_rank.get(known.rank()) == Some(&ty)
-        {
+    }
+
+    /// Evidence of something of type `ty` at byte `offset` of the slot of `id`, from a holder known at `cap` or better.
+    fn offer(&self, id: ObjectId, ty: TypeId, offset: u64, cap: Level) -> Option<Level> {
+        let number = self.best.get(id.index())?.load(Ordering::Acquire);
+        if offset == 0 && cap != Level::Interface && self.repeats(number, ty) {
             return None;
         }
         if !self.input.heap.is_allocated(id) {
@@ -350,12 +360,13 @@ impl<'a> Engine<'a> {
 
     fn pass(&self, round: &[(ObjectId, Key)]) -> Passed {
         let mut out = Passed::default();
+        let mut same = Same::default();
         for &(id, key) in round {
             let edges = self.input.graph.edges(id);
             if edges.len() > MANY_EDGES {
                 out.large.push((id, key));
             } else {
-                self.pass_on(id, key, edges, &mut out.raised);
+                self.pass_on(id, key, edges, &mut out.raised, &mut same);
             }
         }
         self.mark(&mut out.raised);
@@ -394,7 +405,8 @@ impl<'a> Engine<'a> {
                 .step_by(CHUNK)
                 .map(|at| {
                     let mut out = Vec::new();
-                    engine.pass_on(id, key, at..edges.end.min(from + BLOCK).min(at + CHUNK), &mut out);
+                    let part = at..edges.end.min(from + BLOCK).min(at + CHUNK);
+                    engine.pass_on(id, key, part, &mut out, &mut Same::default());
                     engine.mark(&mut out);
                     out
                 })
@@ -410,7 +422,14 @@ impl<'a> Engine<'a> {
     }
 
     /// Offers to the objects behind `edges` of `id` what the type of `id` says of them.
-    fn pass_on(&self, id: ObjectId, key: Key, edges: Range<usize>, out: &mut Vec<(ObjectId, Level)>) {
+    fn pass_on(
+        &self,
+        id: ObjectId,
+        key: Key,
+        edges: Range<usize>,
+        out: &mut Vec<(ObjectId, Level)>,
+        same: &mut Same,
+    ) {
         let Some(slot) = self.slots.get(id) else { return };
         if slot.noscan {
             return;
@@ -430,7 +449,19 @@ impl<'a> Engine<'a> {
                 continue;
             }
             let target = self.input.graph.target.get(edge);
-            if let Some(level) = self.point(to, target, self.edge_offset(edge), cap) {
+            let offset = self.edge_offset(edge);
+            // Most offers repeat what is known, and most of those what the one before repeated.
+            if let PtrTo::To(ty) = to
+                && offset == 0
+            {
+                let number = self.best.get(target.index()).map_or(0, |b| b.load(Ordering::Acquire));
+                let now = Same { ty, number };
+                if number != 0 && (*same == now || self.repeats(number, ty)) {
+                    *same = now;
+                    continue;
+                }
+            }
+            if let Some(level) = self.point(to, target, offset, cap) {
                 out.push((target, level));
             }
         }
