@@ -242,9 +242,7 @@ impl<'a> Engine<'a> {
     #[inline]
     fn repeats(&self, number: u32, ty: TypeId) -> bool {
         let known = self.numbers.key(number);
-        known.level_bits() >= Level::Whole as u64
-            && known.at() == 0
-            && self.type_of_rank.get(known.rank()) == Some(&ty)
+        known.level_bits() >= Level::Whole as u64 && known.at() == 0 && self.type_of_rank.get(known.rank()) == Some(&ty)
     }
 
     /// Evidence of something of type `ty` at byte `offset` of the slot of `id`, from a holder known at `cap` or better.
@@ -422,14 +420,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Offers to the objects behind `edges` of `id` what the type of `id` says of them.
-    fn pass_on(
-        &self,
-        id: ObjectId,
-        key: Key,
-        edges: Range<usize>,
-        out: &mut Vec<(ObjectId, Level)>,
-        same: &mut Same,
-    ) {
+    fn pass_on(&self, id: ObjectId, key: Key, edges: Range<usize>, out: &mut Vec<(ObjectId, Level)>, same: &mut Same) {
         let Some(slot) = self.slots.get(id) else { return };
         if slot.noscan {
             return;
