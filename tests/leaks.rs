@@ -45,7 +45,10 @@ fn faults(truth: &Value, suspects: &[Value], scenario: &str, stripped: bool) -> 
     }
     let (want, got) =
         (truth["retained_bytes"].as_f64().expect("bytes"), first["retained_bytes"].as_f64().expect("bytes"));
-    if (want - got).abs() > tolerance(scenario, stripped) * want {
+    // What C holds is what is left of resident memory: the C library's own arenas, caches of threads and pages of the
+    // runtime's in which nothing known was seen count with it.
+    let slack = if truth["pattern"] == "cgo-memory" { f64::from(1 << 20) } else { 0.0 };
+    if (want - got).abs() > tolerance(scenario, stripped) * want + slack {
         let _ = write!(out, "{got} bytes for {want}; ");
     }
     out

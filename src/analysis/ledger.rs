@@ -6,7 +6,7 @@
 //!
 //! Residency is taken from /proc/PID/pagemap and smaps *before* the heap is read: reading an untouched page of another
 //! process maps the kernel's page of zeros there, which pagemap calls present though Rss does not count it.
-//! A core does not say what was resident: there everything in use counts as if it was.
+//! A core does not say what was resident: there the heap in use counts as if it was, and elsewhere pages that are not all zeros.
 
 use std::{fs::File, os::unix::fs::FileExt};
 
@@ -30,8 +30,9 @@ use crate::{
 const ARENA: u64 = 64 << 20;
 /// Arenas at most: 4 TiB of heap.
 const MAX_ARENAS: u64 = 1 << 16;
-/// AT_PAGESZ (elf.h).
+/// AT_PAGESZ, AT_RANDOM (elf.h).
 const AT_PAGESZ: u64 = 6;
+const AT_RANDOM: u64 = 25;
 
 /// One owner of memory.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -372,6 +373,28 @@ fn metadata_addresses(rt: &Runtime, heap: &Heap) -> Vec<u64> {
     out
 }
 
+/// Bytes of a mapping's pages that hold anything but zeros. The runtime reserves far more than it touches (the table of
+/// arenas alone is 32 MiB), and a core does not tell an untouched page from one of zeros.
+fn not_zero(rt: &Runtime, m: &Mapping) -> u64 {
+    const PAGE: usize = 4096;
+    const PIECE: u64 = 1 << 20;
+    let mut sum = 0;
+    let mut at = m.start.0;
+    while at < m.end.0 {
+        let n = PIECE.min(m.end.0 - at);
+        // What the core does not have was not in use, or is said to be missing elsewhere.
+        if let Ok(piece) = rt.target.read_vec(Addr(at), n, PIECE) {
+            sum += piece
+                .chunks(PAGE)
+                .filter(|page| page.iter().any(|&b| b != 0))
+                .map(|page| page.len() as u64)
+                .sum::<u64>();
+        }
+        at += n;
+    }
+    sum
+}
+
 /// Who owns a mapping outside the arenas; `None`: an anonymous one that is not the program's.
 fn owner_of(rt: &Runtime, m: &Mapping) -> Option<Owner> {
     let globals = |a: u64, b: u64| a != 0 && a < m.end.0 && b > m.start.0;
@@ -456,11 +479,16 @@ pub fn ledger(rt: &Runtime, heap: &Heap, built: &Built, kernel: Option<&Kernel>)
     };
     let marks = metadata_addresses(rt, heap);
     let thread_stacks: Vec<u64> = rt.target.threads.iter().filter_map(|t| t.regs.as_ref().map(|r| r.sp.0)).collect();
+    // What the kernel put at the top of the first thread's stack tells which mapping that is, also in cores.
+    let first_stack = rt.target.auxv.iter().find(|a| a.0 == AT_RANDOM).map_or(0, |a| a.1);
     let (mut metadata, mut unknown) = (0u64, 0u64);
-    for (m, bytes) in outside {
+    for (m, mut bytes) in outside {
         let i = own.partition_point(|a| a.1 <= m.start.0);
         if bytes == 0 || own.get(i).is_some_and(|a| a.0 <= m.start.0) {
             continue;
+        }
+        if kernel.is_none() {
+            bytes = not_zero(rt, m);
         }
         match owner_of(rt, m) {
             Some(Owner::RuntimeMetadata) => metadata += bytes,
@@ -468,7 +496,9 @@ pub fn ledger(rt: &Runtime, heap: &Heap, built: &Built, kernel: Option<&Kernel>)
             None => {
                 let inside = |at: u64| m.start.0 <= at && at < m.end.0;
                 let next = marks.partition_point(|&a| a < m.start.0);
-                if marks.get(next).is_some_and(|&a| inside(a)) {
+                if inside(first_stack) {
+                    add(Owner::KernelMappings, bytes);
+                } else if marks.get(next).is_some_and(|&a| inside(a)) {
                     metadata += bytes;
                 } else if thread_stacks.iter().any(|&sp| inside(sp)) {
                     add(Owner::ThreadStacks, bytes);

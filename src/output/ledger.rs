@@ -46,8 +46,8 @@ pub fn text(out: &mut dyn Write, l: &Ledger, live: u64) -> io::Result<()> {
         }
         _ => writeln!(
             out,
-            "\nMemory in use: {}. A core does not say what was resident: this counts what is in use as if it was, and \
-             leaves out the pages of files.",
+            "\nMemory in use: {}. A core does not say what was resident: heap in use counts as if it was, and elsewhere \
+             what is not all zeros. Pages of files are left out.",
             units::bytes(l.explained_bytes)
         )?,
     }
