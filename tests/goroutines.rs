@@ -356,24 +356,36 @@ fn running_goroutines_keep_their_stacks() {
 #[test]
 fn stacks_below_a_signal_handler() {
     for release in RELEASES {
-        let Some(mut f) = Fixture::start(release, "cgo", "odd", &["handler"]) else { continue };
-        assert_eq!(f.command("signal")["ok"], true);
-        let dir = tempfile::tempdir().expect("a directory");
-        let core = dir.path().join("core");
-        let core = core.to_str().expect("a path");
-        let out = gosleuth(&["dump", &f.pid(), "-o", core]);
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        for target in [f.pid(), core.to_owned()] {
-            let Some(a) = answer(&["goroutines", &target, "--state", "running", "--limit", "0"]) else { return };
-            let what = format!("Go {release} {target}: {a}");
-            let groups = a["result"]["groups"].as_array().expect("groups");
-            let stack: Vec<&str> = groups
-                .iter()
-                .flat_map(|g| g["stack"].as_array().into_iter().flatten())
-                .filter_map(|s| s["function"].as_str())
-                .collect();
-            assert_eq!(stack, ["main.spinForever", "main.interrupted"], "{what}");
-            assert!(!a["diagnostics"].to_string().contains("cut short"), "{what}");
-        }
+        // The runtime takes a goroutine off its thread every 10 ms: a signal that comes just then interrupts none.
+        let seen = (0..5).any(|_| below_a_signal_handler(release));
+        assert!(seen, "Go {release}: no signal met a running goroutine in five programs");
     }
+}
+
+/// False if the signal did not meet the goroutine on its thread.
+fn below_a_signal_handler(release: &str) -> bool {
+    let Some(mut f) = Fixture::start(release, "cgo", "odd", &["handler"]) else { return true };
+    assert_eq!(f.command("signal")["ok"], true);
+    let dir = tempfile::tempdir().expect("a directory");
+    let core = dir.path().join("core");
+    let core = core.to_str().expect("a path");
+    let out = gosleuth(&["dump", &f.pid(), "-o", core]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    for target in [f.pid(), core.to_owned()] {
+        let Some(a) = answer(&["goroutines", &target, "--state", "running", "--limit", "0"]) else { return true };
+        let what = format!("Go {release} {target}: {a}");
+        let groups = a["result"]["groups"].as_array().expect("groups");
+        let stack: Vec<&str> = groups
+            .iter()
+            .flat_map(|g| g["stack"].as_array().into_iter().flatten())
+            .filter_map(|s| s["function"].as_str())
+            .collect();
+        if stack.is_empty() {
+            println!("{what}: nothing runs");
+            return false;
+        }
+        assert_eq!(stack, ["main.spinForever", "main.interrupted"], "{what}");
+        assert!(!a["diagnostics"].to_string().contains("cut short"), "{what}");
+    }
+    true
 }
