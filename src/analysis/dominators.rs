@@ -9,11 +9,17 @@
 //!
 //! Algorithm: semi-NCA (Georgiadis: "Linear-Time Algorithms for Dominators and Related Problems", 2005) on flat arrays.
 //! Nodes with one incoming edge (most of a heap) need no work beyond the depth-first numbering, so reverse edges are kept
-//! only for the others. Cost: one depth-first walk, one linear pass over the edges, about 24 bytes a reached object.
+//! only for the others. Cost: one depth-first walk, three passes over the edges (on all cores), one
+//! over the reverse ones, about 24 bytes a reached object.
 
 use std::mem::size_of;
 
-use crate::{base::ObjectId, graph::Graph};
+use rayon::prelude::*;
+
+use crate::{
+    base::{Bitmap, ObjectId},
+    graph::Graph,
+};
 
 /// A node of the dominator tree, in depth-first preorder: 0 is the super root, and a dominator always has a smaller
 /// number than what it dominates.
@@ -114,14 +120,14 @@ impl<'g> Successors<'g> {
 
 impl Dominators {
     /// Computes the tree. `size[id]` of an object in bytes comes from `size_of`, called once for each reached object.
-    pub fn compute(graph: &Graph, tree: &HolderTree, size_of: impl Fn(ObjectId) -> u64) -> Result<Self, TooLarge> {
+    pub fn compute(graph: &Graph, tree: &HolderTree, size_of: impl Fn(ObjectId) -> u64 + Sync) -> Result<Self, TooLarge> {
         let succ = Successors::new(graph, tree);
         let slots = graph.slots();
         let total = slots.checked_add(succ.base as usize).filter(|&t| t < NONE as usize).ok_or(TooLarge(slots))?;
 
         let (vertex, mut parent, node_of) = number(&succ, total);
         let n = vertex.len();
-        let preds = Predecessors::new(&succ, &vertex, &node_of);
+        let preds = Predecessors::new(&succ, &node_of);
 
         // Semidominators, from the last numbered node up. `parent` turns into the compressed ancestor links.
         let mut idom = parent.clone();
@@ -129,7 +135,7 @@ impl Dominators {
         let mut label: Vec<u32> = (0..n as u32).collect();
         let mut path = Vec::new();
         for w in (1..n as u32).rev() {
-            for &v in preds.of(w) {
+            for &v in preds.of(vertex[w as usize]) {
                 let u = eval(v, w + 1, &mut parent, &mut label, &semi, &mut path);
                 // A predecessor numbered before w stands for itself.
                 let candidate = if v <= w { v } else { semi[u as usize] };
@@ -148,8 +154,8 @@ impl Dominators {
         }
         drop(semi);
 
-        let mut retained: Vec<u64> =
-            vertex.iter().map(|&v| v.checked_sub(succ.base).map_or(0, |o| size_of(ObjectId(o)))).collect();
+        let size = |v: &u32| v.checked_sub(succ.base).map_or(0, |o| size_of(ObjectId(o)));
+        let mut retained: Vec<u64> = vertex.par_iter().with_min_len(1 << 12).map(size).collect();
         for w in (1..n).rev() {
             let bytes = retained[w];
             let d = idom[w] as usize;
@@ -279,59 +285,88 @@ fn number(succ: &Successors, total: usize) -> (Vec<u32>, Vec<u32>, Vec<u32>) {
     (vertex, parent, node_of)
 }
 
-/// Predecessors (as nodes) of the nodes that have more than one incoming edge.
+/// Calls `f` with the node of the source and the vertex of the target of every edge from a reached vertex. Sources come in the order
+/// of their ids: rows and edges are read one after the other.
+fn each(succ: &Successors, node_of: &[u32], mut f: impl FnMut(u32, u32)) {
+    for (v, &node) in node_of.iter().enumerate().filter(|n| *n.1 != NONE) {
+        succ.range(v as u32).for_each(|i| f(node, succ.at(v as u32, i)));
+    }
+}
+
+/// Predecessors (as nodes) of the vertices that have more than one incoming edge, in parts by vertex.
 struct Predecessors {
-    /// Bit per node: has a list.
-    many: crate::base::Bitmap,
-    /// Rank directory over `many`: lists are numbered in node order.
+    /// Vertices of a part.
+    each: u32,
+    parts: Vec<Part>,
+}
+
+/// The lists of some vertices.
+struct Part {
+    first: u32,
+    /// Bit per vertex, from the first on: has a list.
+    many: Bitmap,
+    /// Rank directory over `many`: lists are numbered in the order of vertices.
     rank: Vec<u32>,
     row: Vec<u32>,
     pred: Vec<u32>,
 }
 
 impl Predecessors {
-    fn new(succ: &Successors, vertex: &[u32], node_of: &[u32]) -> Self {
-        let n = vertex.len();
-        let mut once = crate::base::Bitmap::new(n);
-        let mut many = crate::base::Bitmap::new(n);
-        let each = |f: &mut dyn FnMut(u32, u32)| {
-            for (node, &v) in vertex.iter().enumerate() {
-                for i in succ.range(v) {
-                    if let Some(&to) = node_of.get(succ.at(v, i) as usize)
-                        && to != NONE
-                    {
-                        f(node as u32, to);
-                    }
-                }
-            }
-        };
-        each(&mut |_, to| {
-            if !once.insert(to as usize) {
-                many.set(to as usize);
+    /// Each core makes the lists of its own part of the vertices, and reads all edges for that: reading them in order is cheap, while
+    /// cores that write to the same lists wait for each other.
+    fn new(succ: &Successors, node_of: &[u32]) -> Self {
+        const MAX_PARTS: usize = 8;
+        let n = node_of.len();
+        let parts = rayon::current_num_threads().clamp(1, MAX_PARTS);
+        let each = n.div_ceil(parts).max(1);
+        let parts = (0..parts)
+            .into_par_iter()
+            .map(|i| Part::new(succ, node_of, (i * each).min(n)..((i + 1) * each).min(n)))
+            .collect();
+        Predecessors { each: each as u32, parts }
+    }
+
+    fn of(&self, vertex: u32) -> &[u32] {
+        self.parts.get((vertex / self.each) as usize).map_or(&[], |p| p.of(vertex - p.first))
+    }
+}
+
+impl Part {
+    fn new(succ: &Successors, node_of: &[u32], own: std::ops::Range<usize>) -> Part {
+        let (first, n) = (own.start as u32, own.len());
+        let mut once = Bitmap::new(n);
+        let mut many = Bitmap::new(n);
+        each(succ, node_of, |_, to| {
+            let to = to.wrapping_sub(first) as usize;
+            if to < n && !once.insert(to) {
+                many.set(to);
             }
         });
+        drop(once);
         let mut rank = Vec::with_capacity(many.words().len());
         let mut lists = 0u32;
         for w in many.words() {
             rank.push(lists);
             lists += w.count_ones();
         }
-        let mut this = Predecessors { many, rank, row: vec![0; lists as usize + 1], pred: Vec::new() };
-        let mut row = std::mem::take(&mut this.row);
-        each(&mut |_, to| {
-            if let Some(list) = this.list(to) {
-                row[list + 1] += 1;
+        let mut this = Part { first, many, rank, row: Vec::new(), pred: Vec::new() };
+        let mut row = vec![0; lists as usize + 1];
+        each(succ, node_of, |_, to| {
+            if let Some(list) = this.list(to.wrapping_sub(first)) {
+                row[list] += 1;
             }
         });
-        for i in 1..row.len() {
-            row[i] += row[i - 1];
+        // Ends of the lists: they are filled from behind, and then `row` is where each begins.
+        let mut end = 0;
+        for r in &mut row {
+            end += *r;
+            *r = end;
         }
-        let mut next = row.clone();
-        let mut pred = vec![0; row.last().copied().unwrap_or(0) as usize];
-        each(&mut |from, to| {
-            if let Some(list) = this.list(to) {
-                pred[next[list] as usize] = from;
-                next[list] += 1;
+        let mut pred = vec![0; end as usize];
+        each(succ, node_of, |from, to| {
+            if let Some(list) = this.list(to.wrapping_sub(first)) {
+                row[list] -= 1;
+                pred[row[list] as usize] = from;
             }
         });
         this.row = row;
@@ -339,14 +374,16 @@ impl Predecessors {
         this
     }
 
-    fn list(&self, node: u32) -> Option<usize> {
-        let (word, bit) = (node as usize / 64, node % 64);
+    /// `vertex`: from the first of the part on.
+    #[inline]
+    fn list(&self, vertex: u32) -> Option<usize> {
+        let (word, bit) = (vertex as usize / 64, vertex % 64);
         let bits = *self.many.words().get(word)?;
         (bits >> bit & 1 == 1).then(|| (self.rank[word] + (bits & ((1 << bit) - 1)).count_ones()) as usize)
     }
 
-    fn of(&self, node: u32) -> &[u32] {
-        match self.list(node) {
+    fn of(&self, vertex: u32) -> &[u32] {
+        match self.list(vertex) {
             Some(i) => &self.pred[self.row[i] as usize..self.row[i + 1] as usize],
             None => &[],
         }
