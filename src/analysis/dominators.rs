@@ -120,7 +120,11 @@ impl<'g> Successors<'g> {
 
 impl Dominators {
     /// Computes the tree. `size[id]` of an object in bytes comes from `size_of`, called once for each reached object.
-    pub fn compute(graph: &Graph, tree: &HolderTree, size_of: impl Fn(ObjectId) -> u64 + Sync) -> Result<Self, TooLarge> {
+    pub fn compute(
+        graph: &Graph,
+        tree: &HolderTree,
+        size_of: impl Fn(ObjectId) -> u64 + Sync,
+    ) -> Result<Self, TooLarge> {
         let succ = Successors::new(graph, tree);
         let slots = graph.slots();
         let total = slots.checked_add(succ.base as usize).filter(|&t| t < NONE as usize).ok_or(TooLarge(slots))?;
