@@ -230,11 +230,10 @@ fn sort(rows: &mut [Row]) {
 /// The live heap by who holds it: a row for each global variable and each kind of goroutine, with what only they hold;
 /// the rest, held by several, is a row of its own. The sum of all rows is the live heap.
 pub fn live_by_root(rt: &Runtime, built: &Built, holders: &Holders, dom: &Dominators) -> Histogram {
-    let counts = dom.retained_objects();
     let mut rows = Vec::new();
     let mut shared = Totals::default();
     for n in dom.children(dom.root()) {
-        let (objects, bytes) = (u64::from(counts[n.0 as usize]), dom.retained(n));
+        let (objects, bytes) = (dom.retained_objects(n), dom.retained(n));
         match dom.vertex(n) {
             Vertex::Holder(h) if objects > 0 => rows.push(Row {
                 name: holders.name(rt, built, h),

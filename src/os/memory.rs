@@ -9,3 +9,23 @@ pub fn give_back() {
         libc::malloc_trim(0);
     }
 }
+
+/// An empty vector with room for `n` elements, in huge pages where they are to be had: arrays that are read all over cost
+/// fewer faults and fewer look-ups of pages then. What is not written takes up to 2 MiB more.
+pub fn large<T>(n: usize) -> Vec<T> {
+    let mut room: Vec<T> = Vec::with_capacity(n);
+    #[cfg(target_os = "linux")]
+    {
+        const HUGE: usize = 2 << 20;
+        let part = room.spare_capacity_mut();
+        let from = (part.as_ptr() as usize).next_multiple_of(HUGE);
+        let to = (part.as_ptr() as usize + size_of_val(part)) / HUGE * HUGE;
+        if from < to {
+            // SAFETY: the pages lie wholly in memory that `room` owns, and this changes nothing in them.
+            unsafe {
+                libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_HUGEPAGE);
+            }
+        }
+    }
+    room
+}

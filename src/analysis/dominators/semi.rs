@@ -1,0 +1,188 @@
+//! Immediate dominators of the nodes below open ones, by semi-NCA.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use rayon::prelude::*;
+
+use super::{
+    GRAIN, atomics, plain, shut,
+    walk::{Successors, Walk},
+};
+use crate::{
+    base::{Bitmap, bitmap::AtomicBitmap},
+    os::memory::large,
+};
+
+/// The immediate dominator of each node, `None` if they are the parents in the walk's tree.
+pub fn immediate(succ: &Successors, walk: &Walk) -> Option<Vec<u32>> {
+    let n = walk.vertex.len();
+    let (open, semi) = shut::open(succ, walk);
+    let asked = AtomicBitmap::new(walk.node_of.len());
+    let ask = |w: &usize| open.get(walk.parent[*w] as usize);
+    (1..n).into_par_iter().with_min_len(GRAIN).filter(ask).for_each(|w| {
+        asked.insert(walk.vertex[w] as usize);
+    });
+    let asked = Ranks::new(asked.into_bitmap());
+    if asked.len == 0 {
+        return None;
+    }
+    // Semidominators so far.
+    semi.par_iter().zip(&walk.parent).with_min_len(GRAIN).for_each(|(s, &p)| s.store(p, Relaxed));
+    let edges = Edges { succ, walk, open: &open, asked: &asked, semi: &semi };
+    let lists = Lists::new(&edges);
+    let mut semi = plain(semi);
+    if !lists.pred.is_empty() {
+        evaluate(walk, &open, &asked, &lists, &mut semi);
+    }
+    drop((lists, asked, open));
+    // `semi` turns into the immediate dominators.
+    let mut moved = false;
+    for w in 1..n {
+        let (s, mut d) = (semi[w], walk.parent[w]);
+        while d > s {
+            d = semi[d as usize];
+            moved = true;
+        }
+        semi[w] = d;
+    }
+    moved.then_some(semi)
+}
+
+/// Numbers of the set bits of a bitmap, in order.
+struct Ranks {
+    bits: Bitmap,
+    /// Set bits before each word.
+    before: Vec<u32>,
+    len: usize,
+}
+
+impl Ranks {
+    fn new(bits: Bitmap) -> Ranks {
+        let mut len = 0;
+        let mut count = |w: &u64| {
+            len += w.count_ones();
+            len - w.count_ones()
+        };
+        let before = bits.words().iter().map(&mut count).collect();
+        Ranks { bits, before, len: len as usize }
+    }
+
+    #[inline]
+    fn of(&self, i: u32) -> Option<usize> {
+        let (word, bit) = (i as usize / 64, i % 64);
+        let bits = *self.bits.words().get(word)?;
+        (bits >> bit & 1 == 1).then(|| (self.before[word] + (bits & ((1 << bit) - 1)).count_ones()) as usize)
+    }
+}
+
+/// The edges to vertices whose dominators are asked for (by vertex), and what most of them add at once.
+struct Edges<'a> {
+    succ: &'a Successors<'a>,
+    walk: &'a Walk,
+    open: &'a Bitmap,
+    asked: &'a Ranks,
+    semi: &'a [AtomicU32],
+}
+
+impl Edges<'_> {
+    /// Calls `f` with the rank of the target and the source of each edge that has to be evaluated. What the others add is put into `semi`:
+    /// those from an ancestor, that ancestor; others, the nearest common ancestor if that is shut, since all nodes below it have
+    /// semidominators there or below, and its children exactly it.
+    fn each(&self, f: impl Fn(usize, u32) + Sync) {
+        let Edges { succ, walk, open, asked, semi } = self;
+        succ.pieces().into_par_iter().for_each(|piece| {
+            succ.each(piece, &walk.node_of, |v, to| {
+                let Some(rank) = asked.of(to) else { return };
+                let y = walk.node_of[to as usize];
+                let parent = walk.parent[y as usize];
+                if v == parent {
+                    return;
+                }
+                let found = match v < y {
+                    true => Some(v),
+                    false => walk.common(y, v, shut::STEPS).filter(|&a| !open.get(a as usize)),
+                };
+                match found {
+                    Some(s) if s < semi[y as usize].load(Relaxed) => {
+                        semi[y as usize].fetch_min(s, Relaxed);
+                    }
+                    Some(_) => {}
+                    None => f(rank, v),
+                }
+            });
+        });
+    }
+}
+
+/// Sources of edges, by the rank of their target.
+struct Lists {
+    row: Vec<u32>,
+    pred: Vec<u32>,
+}
+
+impl Lists {
+    fn new(edges: &Edges) -> Lists {
+        let row = atomics(edges.asked.len + 1, |_| 0);
+        edges.each(|rank, _| {
+            row[rank].fetch_add(1, Relaxed);
+        });
+        // Ends of the lists: they are filled from behind, and then `row` is where each begins.
+        let mut end = 0;
+        for r in &row {
+            end += r.load(Relaxed);
+            r.store(end, Relaxed);
+        }
+        let pred = atomics(end as usize, |_| 0);
+        if end > 0 {
+            edges.each(|rank, v| {
+                let at = row[rank].fetch_sub(1, Relaxed) - 1;
+                pred[at as usize].store(v, Relaxed);
+            });
+        }
+        Lists { row: plain(row), pred: plain(pred) }
+    }
+}
+
+/// Semidominators from the edges in the lists, from the last node up.
+fn evaluate(walk: &Walk, open: &Bitmap, asked: &Ranks, lists: &Lists, semi: &mut [u32]) {
+    let n = walk.vertex.len();
+    // Ancestor links that are compressed on the way.
+    let mut ancestor: Vec<u32> = large(n);
+    ancestor.extend_from_slice(&walk.parent);
+    let mut label: Vec<u32> = large(n);
+    label.extend(0..n as u32);
+    let mut path = Vec::new();
+    for w in (1..n as u32).rev().filter(|&w| open.get(walk.parent[w as usize] as usize)) {
+        let Some(rank) = asked.of(walk.vertex[w as usize]) else { continue };
+        for &v in &lists.pred[lists.row[rank] as usize..lists.row[rank + 1] as usize] {
+            let u = eval(v, w + 1, &mut ancestor, &mut label, semi, &mut path);
+            let candidate = semi[u as usize];
+            semi[w as usize] = candidate.min(semi[w as usize]);
+        }
+    }
+}
+
+/// The node of least semidominator on the linked part of the tree path above `v`, with path compression.
+fn eval(v: u32, linked: u32, ancestor: &mut [u32], label: &mut [u32], semi: &[u32], path: &mut Vec<u32>) -> u32 {
+    if ancestor[v as usize] < linked {
+        return label[v as usize];
+    }
+    path.clear();
+    let mut u = v;
+    while ancestor[u as usize] >= linked {
+        path.push(u);
+        u = ancestor[u as usize];
+    }
+    // `u` is the topmost linked node; compress from the top down.
+    let top = ancestor[u as usize];
+    let mut best = label[u as usize];
+    while let Some(x) = path.pop() {
+        ancestor[x as usize] = top;
+        if semi[best as usize] < semi[label[x as usize] as usize] {
+            label[x as usize] = best;
+        } else {
+            best = label[x as usize];
+        }
+    }
+    label[v as usize]
+}
