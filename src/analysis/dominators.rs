@@ -7,15 +7,15 @@
 //! The graph is: super root -> holders (a global, a goroutine with its frames below it, ...) -> objects -> objects. With
 //! holders as nodes of their own, the retained size of a global or of a goroutine falls out of the same tree.
 //!
-//! Algorithm: a depth-first walk gives a tree in which dominators are ancestors (`walk`). A vertex into whose subtree no
-//! edge leads from outside dominates all of it, and its children need no more work: most of a heap (`shut`). For the rest
-//! semi-NCA (Georgiadis: "Linear-Time Algorithms for Dominators and Related Problems", 2005), with reverse edges only
-//! where the place of an edge's source in the tree does not already say what the edge adds (`semi`).
+//! Algorithm: a depth-first walk gives a tree in which dominators are ancestors (`walk`). In rounds on all cores nodes are
+//! raised in it to the nearest common ancestor of where their edges come from, until for most it is certain that they hang below their
+//! immediate dominator (`raise`). For the rest semi-NCA (Georgiadis: "Linear-Time Algorithms for Dominators and
+//! Related Problems", 2005), with reverse edges only where the tree does not already say what an edge adds (`semi`).
 //!
 //! In the end nodes are numbered in preorder of the dominator tree: what a node dominates follows it, its retained bytes are
 //! the difference of two sums, and its children need no lists.
 //!
-//! Cost: one walk on one core, one to three passes over the edges on all cores, five over the reached vertices. 20 bytes a
+//! Cost: one walk on one core, one to six passes over the edges on all cores, two to twelve over the reached vertices. 20 bytes a
 //! reached object and 4 a slot are kept.
 
 use std::{
@@ -28,10 +28,11 @@ use rayon::prelude::*;
 
 use crate::{base::ObjectId, graph::Graph, os::memory::large};
 
+mod raise;
 mod semi;
-mod shut;
 mod walk;
 
+use raise::Tree;
 use walk::{Successors, Walk};
 
 /// A node of the dominator tree, in preorder: 0 is the super root, and all that a node dominates directly follows it.
@@ -91,10 +92,12 @@ impl Dominators {
         let total = slots.checked_add(succ.base as usize).filter(|&t| t < NONE as usize).ok_or(TooLarge(slots))?;
 
         let walk = Walk::new(&succ, total);
-        let (vertex, parent, below, node_of) = match semi::immediate(&succ, &walk) {
-            Some(idom) => renumber(walk, idom),
-            None => (walk.vertex, walk.parent, walk.below, walk.node_of),
-        };
+        let mut raised = Tree::new(&succ, &walk);
+        if raised.unsure > 0 {
+            let idom = semi::immediate(&succ, &walk, &raised);
+            raised.settle(&idom);
+        }
+        let (vertex, parent, below, node_of) = renumber(walk, raised);
         let size = |&v: &u32| v.checked_sub(succ.base).map_or(0, |o| size_of(ObjectId(o)));
         let before = sums(&vertex, size);
         let mut holder_nodes: Vec<u32> = (1..succ.base).map(|v| node_of[v as usize]).filter(|&n| n != NONE).collect();
@@ -203,44 +206,22 @@ impl Dominators {
     }
 }
 
-/// How many nodes lie below each in a tree whose parents have smaller numbers than their children.
-fn below(parent: &[u32]) -> Vec<u32> {
-    let mut below = large(parent.len());
-    below.resize(parent.len(), 0);
-    for w in (1..parent.len()).rev() {
-        below[parent[w] as usize] += below[w] + 1;
-    }
-    below
-}
-
-/// (vertex, parent, below, node of vertex) by preorder of the tree that `idom` tells, from the numbers of the walk. Children
-/// keep their order.
-fn renumber(walk: Walk, idom: Vec<u32>) -> (Vec<u32>, Vec<u32>, Vec<u32>, Vec<u32>) {
-    let Walk { vertex: old_vertex, parent, below: spread, mut node_of } = walk;
-    drop((parent, spread));
-    let n = idom.len();
-    let size = below(&idom);
-    // Where the next child of each node goes; when all have come: the end of what it dominates.
-    let mut next: Vec<u32> = large(n);
-    next.resize(n, 1);
-    for w in 1..n {
-        let d = idom[w] as usize;
-        let own = next[d];
-        next[d] = own + size[w] + 1;
-        next[w] = own + 1;
-    }
-    let place = |w: u32| next[w as usize] - 1 - size[w as usize];
+/// (vertex, parent, below, node of vertex) by preorder of the tree, from the numbers of the walk.
+fn renumber(walk: Walk, tree: Tree) -> (Vec<u32>, Vec<u32>, Vec<u32>, Vec<u32>) {
+    let Walk { vertex: old_vertex, parent, mut node_of } = walk;
+    let places = tree.places;
+    drop((parent, tree.open));
+    let n = places.len();
     let moved = |value: &(dyn Fn(usize) -> u32 + Sync)| {
         let out = atomics(n, |_| 0);
-        (0..n).into_par_iter().with_min_len(GRAIN).for_each(|w| out[place(w as u32) as usize].store(value(w), Relaxed));
+        (0..n).into_par_iter().with_min_len(GRAIN).for_each(|w| out[places[w].pre as usize].store(value(w), Relaxed));
         plain(out)
     };
     let vertex = moved(&|w| old_vertex[w]);
     drop(old_vertex);
-    let parent = moved(&|w| place(idom[w]));
-    node_of.par_iter_mut().with_min_len(GRAIN).filter(|w| **w != NONE).for_each(|w| *w = place(*w));
-    drop(idom);
-    let below = moved(&|w| size[w]);
+    let parent = moved(&|w| places[places[w].parent as usize].pre);
+    let below = moved(&|w| places[w].below);
+    node_of.par_iter_mut().with_min_len(GRAIN).filter(|w| **w != NONE).for_each(|w| *w = places[*w as usize].pre);
     (vertex, parent, below, node_of)
 }
 

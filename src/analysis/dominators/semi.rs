@@ -1,11 +1,12 @@
-//! Immediate dominators of the nodes below open ones, by semi-NCA.
+//! What the rounds have left: immediate dominators of the children of open nodes, by semi-NCA.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use rayon::prelude::*;
 
 use super::{
-    GRAIN, atomics, plain, shut,
+    GRAIN, atomics, plain,
+    raise::Tree,
     walk::{Successors, Walk},
 };
 use crate::{
@@ -13,39 +14,31 @@ use crate::{
     os::memory::large,
 };
 
-/// The immediate dominator of each node, `None` if they are the parents in the walk's tree.
-pub fn immediate(succ: &Successors, walk: &Walk) -> Option<Vec<u32>> {
+/// Immediate dominators by semi-NCA, which knows those of most nodes from the tree: they stand for the semidominators of these nodes. (What is
+/// computed then lies between the immediate dominator and the semidominator of each node, and that does.)
+pub fn immediate(succ: &Successors, walk: &Walk, tree: &Tree) -> Vec<u32> {
     let n = walk.vertex.len();
-    let (open, semi) = shut::open(succ, walk);
     let asked = AtomicBitmap::new(walk.node_of.len());
-    let ask = |w: &usize| open.get(walk.parent[*w] as usize);
+    let ask = |w: &usize| tree.open.get(tree.places[*w].parent as usize);
     (1..n).into_par_iter().with_min_len(GRAIN).filter(ask).for_each(|w| {
         asked.insert(walk.vertex[w] as usize);
     });
     let asked = Ranks::new(asked.into_bitmap());
-    if asked.len == 0 {
-        return None;
-    }
-    // Semidominators so far.
-    semi.par_iter().zip(&walk.parent).with_min_len(GRAIN).for_each(|(s, &p)| s.store(p, Relaxed));
-    let edges = Edges { succ, walk, open: &open, asked: &asked, semi: &semi };
-    let lists = Lists::new(&edges);
+    let semi = atomics(n, |w| tree.places[w as usize].parent);
+    let lists = Lists::new(&Edges { succ, walk, tree, asked: &asked, semi: &semi });
     let mut semi = plain(semi);
     if !lists.pred.is_empty() {
-        evaluate(walk, &open, &asked, &lists, &mut semi);
+        evaluate(walk, tree, &asked, &lists, &mut semi);
     }
-    drop((lists, asked, open));
     // `semi` turns into the immediate dominators.
-    let mut moved = false;
     for w in 1..n {
         let (s, mut d) = (semi[w], walk.parent[w]);
         while d > s {
             d = semi[d as usize];
-            moved = true;
         }
         semi[w] = d;
     }
-    moved.then_some(semi)
+    semi
 }
 
 /// Numbers of the set bits of a bitmap, in order.
@@ -79,28 +72,24 @@ impl Ranks {
 struct Edges<'a> {
     succ: &'a Successors<'a>,
     walk: &'a Walk,
-    open: &'a Bitmap,
+    tree: &'a Tree,
     asked: &'a Ranks,
     semi: &'a [AtomicU32],
 }
 
 impl Edges<'_> {
-    /// Calls `f` with the rank of the target and the source of each edge that has to be evaluated. What the others add is put into `semi`:
-    /// those from an ancestor, that ancestor; others, the nearest common ancestor if that is shut, since all nodes below it have
-    /// semidominators there or below, and its children exactly it.
+    /// Calls `f` with the rank of the target and the source of each edge that has to be evaluated. What the others add is put into
+    /// `semi`: those from an ancestor, that ancestor; others, the nearest common ancestor in the tree if that is shut: it is
+    /// the immediate dominator then, or the target itself, which such an edge does not concern.
     fn each(&self, f: impl Fn(usize, u32) + Sync) {
-        let Edges { succ, walk, open, asked, semi } = self;
+        let Edges { succ, walk, tree, asked, semi } = self;
         succ.pieces().into_par_iter().for_each(|piece| {
             succ.each(piece, &walk.node_of, |v, to| {
                 let Some(rank) = asked.of(to) else { return };
                 let y = walk.node_of[to as usize];
-                let parent = walk.parent[y as usize];
-                if v == parent {
-                    return;
-                }
                 let found = match v < y {
                     true => Some(v),
-                    false => walk.common(y, v, shut::STEPS).filter(|&a| !open.get(a as usize)),
+                    false => tree.common(y, v).ok().filter(|&a| !tree.open.get(a as usize)),
                 };
                 match found {
                     Some(s) if s < semi[y as usize].load(Relaxed) => {
@@ -144,7 +133,7 @@ impl Lists {
 }
 
 /// Semidominators from the edges in the lists, from the last node up.
-fn evaluate(walk: &Walk, open: &Bitmap, asked: &Ranks, lists: &Lists, semi: &mut [u32]) {
+fn evaluate(walk: &Walk, tree: &Tree, asked: &Ranks, lists: &Lists, semi: &mut [u32]) {
     let n = walk.vertex.len();
     // Ancestor links that are compressed on the way.
     let mut ancestor: Vec<u32> = large(n);
@@ -152,7 +141,7 @@ fn evaluate(walk: &Walk, open: &Bitmap, asked: &Ranks, lists: &Lists, semi: &mut
     let mut label: Vec<u32> = large(n);
     label.extend(0..n as u32);
     let mut path = Vec::new();
-    for w in (1..n as u32).rev().filter(|&w| open.get(walk.parent[w as usize] as usize)) {
+    for w in (1..n as u32).rev().filter(|&w| tree.open.get(tree.places[w as usize].parent as usize)) {
         let Some(rank) = asked.of(walk.vertex[w as usize]) else { continue };
         for &v in &lists.pred[lists.row[rank] as usize..lists.row[rank + 1] as usize] {
             let u = eval(v, w + 1, &mut ancestor, &mut label, semi, &mut path);

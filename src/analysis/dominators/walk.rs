@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{HolderTree, NONE, below};
+use super::{HolderTree, NONE};
 use crate::{base::ObjectId, graph::Graph, os::memory::large};
 
 /// Successors of every vertex: the super root's holders, holders' holders and roots, objects' edges.
@@ -99,8 +99,6 @@ pub struct Walk {
     pub vertex: Vec<u32>,
     /// From where each node was found.
     pub parent: Vec<u32>,
-    /// Nodes below each in this tree: they directly follow it.
-    pub below: Vec<u32>,
     /// Node of each vertex, `NONE` if not reached.
     pub node_of: Vec<u32>,
 }
@@ -139,26 +137,6 @@ impl Walk {
             let Some(top) = stack.pop() else { break };
             (v, node, i, end) = top;
         }
-        let below = below(&parent);
-        Walk { vertex, parent, below, node_of }
-    }
-
-    /// `v` is `node` or below it.
-    #[inline]
-    pub fn contains(&self, node: u32, v: u32) -> bool {
-        v.wrapping_sub(node) <= self.below[node as usize]
-    }
-
-    /// The nearest node from `from` upward that contains `v`, after so many steps at most.
-    #[inline]
-    pub fn common(&self, from: u32, v: u32, steps: u32) -> Option<u32> {
-        let mut at = from;
-        for _ in 0..=steps {
-            if self.contains(at, v) {
-                return Some(at);
-            }
-            at = self.parent[at as usize];
-        }
-        None
+        Walk { vertex, parent, node_of }
     }
 }
