@@ -18,11 +18,7 @@
 //! Cost: one walk on one core, one to six passes over the edges on all cores, two to twelve over the reached vertices. 20 bytes a
 //! reached object and 4 a slot are kept.
 
-use std::{
-    mem::size_of,
-    ops::Range,
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
-};
+use std::{mem::size_of, ops::Range, sync::atomic::AtomicU32};
 
 use rayon::prelude::*;
 
@@ -97,7 +93,7 @@ impl Dominators {
             let idom = semi::immediate(&succ, &walk, &raised);
             raised.settle(&idom);
         }
-        let (vertex, parent, below, node_of) = renumber(walk, raised);
+        let (vertex, parent, below, node_of) = raised.number(walk);
         let size = |&v: &u32| v.checked_sub(succ.base).map_or(0, |o| size_of(ObjectId(o)));
         let before = sums(&vertex, size);
         let mut holder_nodes: Vec<u32> = (1..succ.base).map(|v| node_of[v as usize]).filter(|&n| n != NONE).collect();
@@ -206,25 +202,6 @@ impl Dominators {
     }
 }
 
-/// (vertex, parent, below, node of vertex) by preorder of the tree, from the numbers of the walk.
-fn renumber(walk: Walk, tree: Tree) -> (Vec<u32>, Vec<u32>, Vec<u32>, Vec<u32>) {
-    let Walk { vertex: old_vertex, parent, mut node_of } = walk;
-    let places = tree.places;
-    drop((parent, tree.open));
-    let n = places.len();
-    let moved = |value: &(dyn Fn(usize) -> u32 + Sync)| {
-        let out = atomics(n, |_| 0);
-        (0..n).into_par_iter().with_min_len(GRAIN).for_each(|w| out[places[w].pre as usize].store(value(w), Relaxed));
-        plain(out)
-    };
-    let vertex = moved(&|w| old_vertex[w]);
-    drop(old_vertex);
-    let parent = moved(&|w| places[places[w].parent as usize].pre);
-    let below = moved(&|w| places[w].below);
-    node_of.par_iter_mut().with_min_len(GRAIN).filter(|w| **w != NONE).for_each(|w| *w = places[*w as usize].pre);
-    (vertex, parent, below, node_of)
-}
-
 /// Elements of an array that one task takes.
 const GRAIN: usize = 1 << 14;
 
@@ -234,21 +211,20 @@ fn atomics(n: usize, value: impl Fn(u32) -> u32 + Sync) -> Vec<AtomicU32> {
     out
 }
 
-fn plain(a: Vec<AtomicU32>) -> Vec<u32> {
-    a.into_iter().map(AtomicU32::into_inner).collect()
-}
-
 /// Running sums of `size` over `of`, from 0 to the sum of all.
 fn sums(of: &[u32], size: impl Fn(&u32) -> u64 + Sync) -> Vec<u64> {
     let mut out: Vec<u64> = large(of.len() + 1);
     out.push(0);
     out.par_extend(of.par_iter().with_min_len(GRAIN).map(&size));
     // Each part by itself, then with what came before it.
-    let add = |part: &mut [u64], before: u64| part.iter_mut().fold(before, |sum, x| {
-        *x = x.saturating_add(sum);
-        *x
-    });
-    let mut ends: Vec<u64> = out.par_chunks(GRAIN).map(|part| part.iter().fold(0, |a: u64, &b| a.saturating_add(b))).collect();
+    let add = |part: &mut [u64], before: u64| {
+        part.iter_mut().fold(before, |sum, x| {
+            *x = x.saturating_add(sum);
+            *x
+        })
+    };
+    let mut ends: Vec<u64> =
+        out.par_chunks(GRAIN).map(|part| part.iter().fold(0, |a: u64, &b| a.saturating_add(b))).collect();
     add(&mut ends, 0);
     out.par_chunks_mut(GRAIN).enumerate().for_each(|(i, part)| {
         add(part, if i == 0 { 0 } else { ends[i - 1] });

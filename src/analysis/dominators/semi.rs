@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use rayon::prelude::*;
 
 use super::{
-    GRAIN, atomics, plain,
+    GRAIN, atomics,
     raise::Tree,
     walk::{Successors, Walk},
 };
 use crate::{
     base::{Bitmap, bitmap::AtomicBitmap},
-    os::memory::large,
+    os::memory::{large, plain},
 };
 
 /// Immediate dominators by semi-NCA, which knows those of most nodes from the tree: they stand for the semidominators of these nodes. (What is
@@ -19,12 +19,12 @@ use crate::{
 pub fn immediate(succ: &Successors, walk: &Walk, tree: &Tree) -> Vec<u32> {
     let n = walk.vertex.len();
     let asked = AtomicBitmap::new(walk.node_of.len());
-    let ask = |w: &usize| tree.open.get(tree.places[*w].parent as usize);
+    let ask = |w: &usize| tree.open.get(tree.parent(*w as u32) as usize);
     (1..n).into_par_iter().with_min_len(GRAIN).filter(ask).for_each(|w| {
         asked.insert(walk.vertex[w] as usize);
     });
     let asked = Ranks::new(asked.into_bitmap());
-    let semi = atomics(n, |w| tree.places[w as usize].parent);
+    let semi = atomics(n, |w| tree.parent(w));
     let lists = Lists::new(&Edges { succ, walk, tree, asked: &asked, semi: &semi });
     let mut semi = plain(semi);
     if !lists.pred.is_empty() {
@@ -141,7 +141,7 @@ fn evaluate(walk: &Walk, tree: &Tree, asked: &Ranks, lists: &Lists, semi: &mut [
     let mut label: Vec<u32> = large(n);
     label.extend(0..n as u32);
     let mut path = Vec::new();
-    for w in (1..n as u32).rev().filter(|&w| tree.open.get(tree.places[w as usize].parent as usize)) {
+    for w in (1..n as u32).rev().filter(|&w| tree.open.get(tree.parent(w) as usize)) {
         let Some(rank) = asked.of(walk.vertex[w as usize]) else { continue };
         for &v in &lists.pred[lists.row[rank] as usize..lists.row[rank + 1] as usize] {
             let u = eval(v, w + 1, &mut ancestor, &mut label, semi, &mut path);

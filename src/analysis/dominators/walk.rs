@@ -48,7 +48,7 @@ impl<'g> Successors<'g> {
     }
 
     /// Where the successors of `vertex` stand.
-    #[inline]
+    #[inline(always)]
     fn range(&self, vertex: u32) -> Range<u32> {
         if vertex < self.base {
             self.row[vertex as usize]..self.row[vertex as usize + 1]
@@ -59,9 +59,14 @@ impl<'g> Successors<'g> {
     }
 
     /// The successor at place `i` of the range of `vertex`.
-    #[inline]
+    #[inline(always)]
     fn at(&self, vertex: u32, i: u32) -> u32 {
         if vertex < self.base { self.target[i as usize] } else { self.base + self.graph.target.get(i as usize).0 }
+    }
+
+    /// Calls `f` with the target of each edge of a vertex.
+    pub fn each_of(&self, vertex: u32, mut f: impl FnMut(u32)) {
+        self.range(vertex).for_each(|i| f(self.at(vertex, i)));
     }
 
     /// Numbers of the pieces into which all edges are cut.
