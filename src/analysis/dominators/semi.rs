@@ -30,15 +30,72 @@ pub fn immediate(succ: &Successors, walk: &Walk, tree: &Tree) -> Vec<u32> {
     if !lists.pred.is_empty() {
         evaluate(walk, tree, &asked, &lists, &mut semi);
     }
-    // `semi` turns into the immediate dominators.
-    for w in 1..n {
+    drop(lists);
+    nearest(walk, &mut semi);
+    semi
+}
+
+/// Turns semidominators into immediate dominators: of the nodes that dominate the parent in the walk's tree, the nearest that is not below
+/// the semidominator.
+fn nearest(walk: &Walk, semi: &mut [u32]) {
+    // Steps that are taken one by one: most nodes need one or none.
+    const FEW: usize = 64;
+    let mut jumps: Option<Jumps> = None;
+    for w in 1..semi.len() {
         let (s, mut d) = (semi[w], walk.parent[w]);
-        while d > s {
+        let mut steps = 0;
+        while d > s && steps < FEW && jumps.is_none() {
             d = semi[d as usize];
+            steps += 1;
+        }
+        if d > s {
+            let jumps = jumps.get_or_insert_with(|| Jumps::of(&semi[..w]));
+            d = jumps.up(d, s, semi);
         }
         semi[w] = d;
+        if let Some(jumps) = &mut jumps {
+            jumps.push(d);
+        }
     }
-    semi
+}
+
+/// Long steps up a tree that grows, so that a chain as long as the heap (which a ladder of objects makes) is no quadratic
+/// search: each node knows its depth and one ancestor far above, chosen so that any ancestor is found in a logarithm of steps (Myers:
+/// "An applicative random-access stack", 1983).
+#[derive(Default)]
+struct Jumps {
+    jump: Vec<u32>,
+    depth: Vec<u32>,
+}
+
+impl Jumps {
+    /// For the first nodes, whose parents are these.
+    fn of(parents: &[u32]) -> Jumps {
+        let mut jumps = Jumps { jump: large(parents.len()), depth: large(parents.len()) };
+        (jumps.jump.push(0), jumps.depth.push(0));
+        parents.iter().skip(1).for_each(|&p| jumps.push(p));
+        jumps
+    }
+
+    /// Adds the next node.
+    fn push(&mut self, parent: u32) {
+        let far = self.jump[parent as usize];
+        let farther = self.jump[far as usize];
+        let depth = |n: u32| self.depth[n as usize];
+        let even = depth(parent) - depth(far) == depth(far) - depth(farther);
+        let own = depth(parent) + 1;
+        self.jump.push(if even { farther } else { parent });
+        self.depth.push(own);
+    }
+
+    /// The nearest ancestor of `d` with a number of at most `s`.
+    fn up(&self, mut d: u32, s: u32, parents: &[u32]) -> u32 {
+        while d > s {
+            let far = self.jump[d as usize];
+            d = if far > s { far } else { parents[d as usize] };
+        }
+        d
+    }
 }
 
 /// Numbers of the set bits of a bitmap, in order.
