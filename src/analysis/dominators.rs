@@ -90,8 +90,7 @@ impl Dominators {
         let walk = Walk::new(&succ, total);
         let mut raised = Tree::new(&succ, &walk);
         if raised.unsure > 0 {
-            let idom = semi::immediate(&succ, &walk, &raised);
-            raised.settle(&idom);
+            raised.settle(&succ, &walk);
         }
         let (vertex, parent, below, node_of) = raised.number(walk);
         let size = |&v: &u32| v.checked_sub(succ.base).map_or(0, |o| size_of(ObjectId(o)));

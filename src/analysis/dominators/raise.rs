@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use rayon::prelude::*;
 
 use super::{
-    GRAIN, NONE,
+    GRAIN, NONE, semi,
     walk::{Successors, Walk},
 };
 use crate::{
@@ -89,6 +89,7 @@ impl Tree {
         };
         tree.look_at_all(succ, walk);
         tree.find_open();
+        tracing::debug!(nodes = n, unsure = tree.unsure, "dominators, first round");
         for _ in 1..MAX_ROUNDS {
             // Few are left, or it goes on too slowly.
             let before = tree.unsure;
@@ -105,6 +106,7 @@ impl Tree {
                 tree.look_at_all(succ, walk);
             }
             tree.find_open();
+            tracing::debug!(moved, unsure = tree.unsure, "dominators, another round");
             if tree.unsure > before / 4 * 3 {
                 break;
             }
@@ -127,9 +129,12 @@ impl Tree {
         Err(node)
     }
 
-    /// Hangs every node below its immediate dominator.
-    pub fn settle(&mut self, idom: &[u32]) {
-        self.places.par_iter_mut().zip(idom).with_min_len(GRAIN).for_each(|(p, &d)| *p.top.get_mut() = d);
+    /// Has semi-NCA settle what is unsure, and hangs every node below its immediate dominator.
+    pub fn settle(&mut self, succ: &Successors, walk: &Walk) {
+        let room = std::mem::take(&mut self.from);
+        let idom = semi::immediate(succ, walk, self, room);
+        self.places.par_iter_mut().zip(&idom).with_min_len(GRAIN).for_each(|(p, &d)| *p.top.get_mut() = d);
+        self.from = idom;
         self.raise();
     }
 

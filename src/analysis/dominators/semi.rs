@@ -11,12 +11,13 @@ use super::{
 };
 use crate::{
     base::{Bitmap, bitmap::AtomicBitmap},
-    os::memory::{large, plain},
+    os::memory::{atomic, large, plain},
 };
 
 /// Immediate dominators by semi-NCA, which knows those of most nodes from the tree: they stand for the semidominators of these nodes. (What is
 /// computed then lies between the immediate dominator and the semidominator of each node, and that does.)
-pub fn immediate(succ: &Successors, walk: &Walk, tree: &Tree) -> Vec<u32> {
+/// `room` is overwritten.
+pub fn immediate(succ: &Successors, walk: &Walk, tree: &Tree, room: Vec<u32>) -> Vec<u32> {
     let n = walk.vertex.len();
     let asked = AtomicBitmap::new(walk.node_of.len());
     let ask = |w: &usize| tree.open.get(tree.parent(*w as u32) as usize);
@@ -24,7 +25,10 @@ pub fn immediate(succ: &Successors, walk: &Walk, tree: &Tree) -> Vec<u32> {
         asked.insert(walk.vertex[w] as usize);
     });
     let asked = Ranks::new(asked.into_bitmap());
-    let semi = atomics(n, |w| tree.parent(w));
+    let mut semi = room;
+    semi.clear();
+    semi.par_extend((0..n as u32).into_par_iter().with_min_len(GRAIN).map(|w| tree.parent(w)));
+    let semi = atomic(semi);
     let lists = Lists::new(&Edges { succ, walk, tree, asked: &asked, semi: &semi });
     let mut semi = plain(semi);
     if !lists.pred.is_empty() {
@@ -72,7 +76,8 @@ impl Jumps {
     /// For the first nodes, whose parents are these.
     fn of(parents: &[u32]) -> Jumps {
         let mut jumps = Jumps { jump: large(parents.len()), depth: large(parents.len()) };
-        (jumps.jump.push(0), jumps.depth.push(0));
+        jumps.jump.push(0);
+        jumps.depth.push(0);
         parents.iter().skip(1).for_each(|&p| jumps.push(p));
         jumps
     }

@@ -15,7 +15,7 @@ pub struct Successors<'g> {
 }
 
 /// Edges that one task looks at.
-const PIECE: usize = 1 << 18;
+const PIECE: usize = 1 << 16;
 
 impl<'g> Successors<'g> {
     pub fn new(graph: &'g Graph, tree: &HolderTree) -> Self {
