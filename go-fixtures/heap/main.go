@@ -277,7 +277,7 @@ func main() {
 	fixture.Begin("heap", "small")
 	n := fixture.ArgInt(0, 10000)
 	fixture.Fact("n", n)
-	quiet := fixture.Options{}
+	quiet := fixture.Options{Handle: map[string]func(string) string{"fork": plainFork}}
 	switch fixture.Scenario {
 	case "small":
 		small(n)

@@ -230,11 +230,10 @@ fn sort(rows: &mut [Row]) {
 /// The live heap by who holds it: a row for each global variable and each kind of goroutine, with what only they hold;
 /// the rest, held by several, is a row of its own. The sum of all rows is the live heap.
 pub fn live_by_root(rt: &Runtime, built: &Built, holders: &Holders, dom: &Dominators) -> Histogram {
-    let counts = dom.retained_objects();
     let mut rows = Vec::new();
     let mut shared = Totals::default();
     for n in dom.children(dom.root()) {
-        let (objects, bytes) = (u64::from(counts[n.0 as usize]), dom.retained(n));
+        let (objects, bytes) = (dom.retained_objects(n), dom.retained(n));
         match dom.vertex(n) {
             Vertex::Holder(h) if objects > 0 => rows.push(Row {
                 name: holders.name(rt, built, h),
@@ -261,4 +260,32 @@ pub fn live_by_root(rt: &Runtime, built: &Built, holders: &Holders, dom: &Domina
     sort(&mut rows);
     let coverage = Coverage { exact_bytes: live.bytes, ..Coverage::default() };
     Histogram { live, coverage, rows }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        analysis::dominators::HolderTree,
+        graph::{Root, RootKind},
+    };
+
+    #[test]
+    fn only_topmost_objects_of_a_group_count() {
+        // 0 holds 1 and 3, 1 leads to 2, which is a root as well: between 0 and 3 comes one that 0 does not dominate.
+        let root = |target| Root {
+            kind: RootKind::Data,
+            target: ObjectId(target),
+            at: Default::default(),
+            offset: 0,
+            goid: Default::default(),
+            frame: 0,
+        };
+        let edges = [(0, 1), (0, 3), (1, 2)].map(|(a, b)| (ObjectId(a), ObjectId(b)));
+        let graph = Graph::from_edges(4, edges, vec![root(0), root(2)]);
+        let tree = HolderTree { parent: vec![None, None], of_root: vec![0, 1] };
+        let dom = Dominators::compute(&graph, &tree, |_| 10).expect("small");
+        // 0 and 3 are of one group: what 3 retains is part of what 0 does.
+        assert_eq!(retained_by(&dom, 2, |id| u32::from(id.0 % 3 != 0)), [30, 20]);
+    }
 }

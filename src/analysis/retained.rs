@@ -1,7 +1,8 @@
 //! The dominator tree as people open it: who retains most, step by step; many equal children are one row.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{
@@ -53,49 +54,83 @@ pub struct Tree<'a> {
 }
 
 impl Tree<'_> {
-    /// The children of `node`, heaviest first. Cost: the nodes of the levels shown.
+    /// The children of `node`, heaviest first. Cost: the nodes of the levels shown, on all cores.
     pub fn open(&self, node: Node, shape: Shape) -> Vec<Entry> {
-        let counts = self.dom.retained_objects();
-        self.level(&[node], shape, &counts)
+        self.level(&[node], self.dom.retained(node), shape)
     }
 
     /// The entry of one node with its children.
     pub fn entry(&self, node: Node, shape: Shape) -> Entry {
-        let counts = self.dom.retained_objects();
-        let mut e = self.describe(&[node], &counts);
-        e.children = self.level(&[node], shape, &counts);
-        e
+        let mut row = Row::new(Group::Alone(node.0));
+        row.add(self.dom, node);
+        Entry { children: self.open(node, shape), ..self.describe(&row) }
     }
 
-    fn level(&self, parents: &[Node], shape: Shape, counts: &[u32]) -> Vec<Entry> {
+    /// `all`: what the parents retain together.
+    fn level(&self, parents: &[Node], all: u64, shape: Shape) -> Vec<Entry> {
         if shape.depth == 0 {
             return Vec::new();
         }
-        // Equal things are told apart only where one of them is heavy by itself.
-        let mut rows: HashMap<Group, Vec<Node>> = HashMap::new();
-        let all: u64 = parents.iter().map(|&p| self.dom.retained(p)).sum();
-        let mut open: Vec<Node> = parents.to_vec();
-        while let Some(p) = open.pop() {
-            let in_map = !shape.internals && self.is_map(p);
-            for child in self.dom.children(p) {
-                match in_map && self.inside_map(child) {
-                    true => open.push(child),
-                    false => rows.entry(self.group(child, all)).or_default().push(child),
-                }
-            }
+        let tasks = self.tasks(parents);
+        let parts: Vec<Rows> = tasks.into_par_iter().map(|task| self.rows_of(&task, all, shape)).collect();
+        let mut parts = parts.into_iter();
+        let mut rows = parts.next().unwrap_or_default();
+        for part in parts {
+            part.list.into_iter().for_each(|row| rows.join(row));
         }
-        let mut rows: Vec<Vec<Node>> = rows.into_values().collect();
-        let weight = |r: &Vec<Node>| r.iter().map(|&n| self.dom.retained(n)).sum::<u64>();
-        rows.retain(|r| weight(r) >= shape.min_bytes);
-        rows.sort_by_cached_key(|r| (std::cmp::Reverse(weight(r)), r[0]));
+        let mut rows = rows.list;
+        rows.retain(|r| r.retained >= shape.min_bytes);
+        rows.sort_by_key(|r| (std::cmp::Reverse(r.retained), r.nodes[0]));
         rows.truncate(shape.width);
         rows.iter()
             .map(|r| {
-                let mut e = self.describe(r, counts);
-                e.children = self.level(r, Shape { depth: shape.depth - 1, ..shape }, counts);
-                e
+                let children = self.level(&r.nodes, r.retained, Shape { depth: shape.depth - 1, ..shape });
+                Entry { children, ..self.describe(r) }
             })
             .collect()
+    }
+
+    /// Parents, each with a part of the nodes it dominates, in lists of about as many nodes.
+    fn tasks(&self, parents: &[Node]) -> Vec<Vec<(Node, Range<u32>)>> {
+        const NODES: u32 = 1 << 16;
+        let mut tasks = vec![Vec::new()];
+        let mut room = NODES;
+        for &p in parents {
+            let (mut at, below) = (0, self.dom.below(p));
+            while at < below {
+                let to = below.min(at.saturating_add(room));
+                tasks.last_mut().expect("one at least").push((p, at..to));
+                room -= to - at;
+                at = to;
+                if room == 0 {
+                    tasks.push(Vec::new());
+                    room = NODES;
+                }
+            }
+        }
+        tasks
+    }
+
+    fn rows_of(&self, task: &[(Node, Range<u32>)], all: u64, shape: Shape) -> Rows {
+        let mut rows = Rows::default();
+        let mut inside = Vec::new();
+        for (p, part) in task {
+            let mut in_map = !shape.internals && self.is_map(*p);
+            let mut open = (*p, part.clone());
+            loop {
+                for child in self.dom.children_from(open.0, open.1) {
+                    match in_map && self.inside_map(child) {
+                        true => inside.push(child),
+                        // Equal things are told apart only where one of them is heavy by itself.
+                        false => rows.add(self.dom, self.group(child, all), child),
+                    }
+                }
+                let Some(next) = inside.pop() else { break };
+                in_map = true;
+                open = (next, 0..u32::MAX);
+            }
+        }
+        rows
     }
 
     fn inside_map(&self, n: Node) -> bool {
@@ -118,11 +153,8 @@ impl Tree<'_> {
         }
     }
 
-    fn describe(&self, nodes: &[Node], counts: &[u32]) -> Entry {
-        let own = |n: &Node| match self.dom.vertex(*n) {
-            Vertex::Object(id) => self.heap.extent(id).1,
-            _ => 0,
-        };
+    fn describe(&self, row: &Row) -> Entry {
+        let nodes = &row.nodes;
         let (name, kind, addr) = match self.dom.vertex(nodes[0]) {
             Vertex::Super => ("everything alive".to_owned(), "holder", None),
             Vertex::Holder(_) if nodes.len() > 1 => ("goroutines".to_owned(), "holder", None),
@@ -138,17 +170,72 @@ impl Tree<'_> {
             kind,
             addr,
             nodes: nodes.len() as u64,
-            own_bytes: nodes.iter().map(own).sum(),
-            retained_bytes: nodes.iter().map(|&n| self.dom.retained(n)).sum(),
-            objects: nodes.iter().map(|n| u64::from(counts[n.0 as usize])).sum(),
+            own_bytes: row.own,
+            retained_bytes: row.retained,
+            objects: row.objects,
             children: Vec::new(),
         }
     }
 }
 
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Group {
     Alone(u32),
     Goroutines,
     Type(u32),
+}
+
+/// Nodes that are shown as one.
+struct Row {
+    group: Group,
+    nodes: Vec<Node>,
+    own: u64,
+    retained: u64,
+    objects: u64,
+}
+
+impl Row {
+    fn new(group: Group) -> Row {
+        Row { group, nodes: Vec::new(), own: 0, retained: 0, objects: 0 }
+    }
+
+    fn add(&mut self, dom: &Dominators, n: Node) {
+        self.nodes.push(n);
+        self.own += dom.own_bytes(n);
+        self.retained += dom.retained(n);
+        self.objects += dom.retained_objects(n);
+    }
+}
+
+/// Rows by what they are of.
+#[derive(Default)]
+struct Rows {
+    list: Vec<Row>,
+    index: HashMap<Group, usize>,
+    /// The row that was added to last: neighbours are mostly alike.
+    last: usize,
+}
+
+impl Rows {
+    fn row(&mut self, group: Group) -> &mut Row {
+        if self.list.get(self.last).is_none_or(|r| r.group != group) {
+            self.last = *self.index.entry(group).or_insert_with(|| {
+                self.list.push(Row::new(group));
+                self.list.len() - 1
+            });
+        }
+        &mut self.list[self.last]
+    }
+
+    fn add(&mut self, dom: &Dominators, group: Group, n: Node) {
+        self.row(group).add(dom, n);
+    }
+
+    fn join(&mut self, mut other: Row) {
+        let row = self.row(other.group);
+        row.nodes.append(&mut other.nodes);
+        row.own += other.own;
+        row.retained += other.retained;
+        row.objects += other.objects;
+    }
 }

@@ -127,6 +127,11 @@ impl AtomicBitmap {
         self.words.get(i / 64).is_some_and(|w| w.load(Ordering::Relaxed) >> (i % 64) & 1 == 1)
     }
 
+    /// No bit is set.
+    pub fn is_clear(&self) -> bool {
+        self.words.iter().all(|w| w.load(Ordering::Relaxed) == 0)
+    }
+
     pub fn clear(&self, i: usize) {
         if let Some(word) = self.words.get(i / 64) {
             word.fetch_and(!(1 << (i % 64)), Ordering::Relaxed);

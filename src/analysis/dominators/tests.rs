@@ -48,28 +48,110 @@ proptest! {
         let edges: Vec<_> = raw.into_iter().map(|(a, b)| (a % n, b % n)).collect();
         let roots: Vec<_> = roots.into_iter().map(|r| r % n).collect();
         let g = graph(n, &edges, &roots);
-        let size: Vec<u64> = (0..n).map(|i| u64::from(i) * 3 + 1).collect();
         let tree = HolderTree {
             parent: (0..holders).map(|h| (h > 1).then_some(0)).collect(),
             of_root: (0..roots.len() as u32).map(|r| r % holders).collect(),
         };
-        let d = Dominators::compute(&g, &tree, |o| size[o.index()]).unwrap();
-        let (all, seen) = reach_without(&g, n, &size, None);
-        prop_assert_eq!(d.retained(d.root()), all);
-        for o in 0..n {
-            match d.object(ObjectId(o)) {
-                None => prop_assert!(!seen[o as usize]),
-                Some(node) => {
-                    prop_assert!(seen[o as usize]);
-                    let (rest, _) = reach_without(&g, n, &size, Some(o));
-                    prop_assert_eq!(d.retained(node), all - rest, "object {}", o);
-                }
-            }
-        }
+        let d = check(&g, &tree, n);
         // Everything live is retained by the roots exactly once.
         let below: u64 = d.children(d.root()).map(|c| d.retained(c)).sum();
-        prop_assert_eq!(below, all);
-        prop_assert_eq!(d.retained_objects()[0] as usize, seen.iter().filter(|&&s| s).count());
+        prop_assert_eq!(below, d.retained(d.root()));
+    }
+}
+
+/// Every node of the tree against the definition; and that it is in preorder, and each child is met once.
+fn check(g: &Graph, tree: &HolderTree, n: u32) -> Dominators {
+    let size: Vec<u64> = (0..n).map(|i| u64::from(i) * 3 + 1).collect();
+    let d = Dominators::compute(g, tree, |o| size[o.index()]).expect("small");
+    let (all, seen) = reach_without(g, n, &size, None);
+    assert_eq!(d.retained(d.root()), all);
+    for o in 0..n {
+        let Some(node) = d.object(ObjectId(o)) else {
+            assert!(!seen[o as usize], "object {o}");
+            continue;
+        };
+        let (rest, left) = reach_without(g, n, &size, Some(o));
+        let gone = (0..n as usize).filter(|&i| seen[i] && !left[i]).count();
+        assert_eq!((d.retained(node), d.retained_objects(node)), (all - rest, gone as u64), "object {o}");
+        assert_eq!((d.vertex(node), d.own_bytes(node)), (Vertex::Object(ObjectId(o)), size[o as usize]));
+    }
+    let mut met = 1;
+    for n in (0..d.len() as u32).map(Node) {
+        let children: Vec<Node> = d.children(n).collect();
+        assert!(children.iter().all(|&c| d.parent(c) == n && c > n));
+        met += children.len();
+        // In parts the children are the same.
+        let parts = (0..=d.below(n)).step_by(3).flat_map(|at| d.children_from(n, at..at + 3));
+        assert!(parts.eq(children), "in parts, below {n:?}");
+    }
+    assert_eq!(met, d.len());
+    d
+}
+
+/// Shapes of heaps, each object with another number than its place has, as after many collections.
+fn shape(kind: u32, n: u32, links: &[(u32, u32)]) -> Vec<(u32, u32)> {
+    let chain = (0..n - 1).map(|i| (i, i + 1));
+    let mut edges: Vec<(u32, u32)> = match kind {
+        // A list from one end, and from both.
+        0 => chain.collect(),
+        1 => chain.clone().chain(chain.map(|(a, b)| (b, a))).chain([(0, n - 1)]).collect(),
+        // One wide object; what it holds is shared, as an owner is, or leads to neighbours.
+        2 => (2..n).flat_map(|i| [(0, i), (i, 1)]).chain((3..n).flat_map(|i| [(i, i - 1), (i, i / 2 + 1)])).collect(),
+        // A tree of two children each, with ways back up.
+        3 => (1..n).flat_map(|i| [((i - 1) / 2, i), (i, (i - 1) / 2)]).collect(),
+        // A ladder: what is on the left leads to the right, one down.
+        4 => (0..n - 2).map(|i| (i, i + 2)).chain((0..n / 2).map(|i| (2 * i, (2 * i + 3).min(n - 1)))).collect(),
+        // A comb: a spine with teeth that all lead to the last.
+        _ => (0..n / 2 - 1).flat_map(|i| [(2 * i, 2 * i + 2), (2 * i, 2 * i + 1), (2 * i + 1, n - 1)]).collect(),
+    };
+    edges.extend(links.iter().map(|&(a, b)| (a % n, b % n)));
+    // A permutation, as 7919 is a prime and no multiple of it is as small as n.
+    edges.iter().map(|&(a, b)| (a * 7919 % n, b * 7919 % n)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    /// Deeper than one edge climbs, wide, raised in several rounds, with few links that go astray and with many.
+    #[test]
+    fn shapes_of_heaps(
+        kind in 0u32..6,
+        n in 10u32..160,
+        links in prop::collection::vec((0u32..1000, 0u32..1000), 0..12),
+        roots in prop::collection::vec(0u32..160, 0..3),
+    ) {
+        let g = graph(n, &shape(kind, n, &links), &[0].into_iter().chain(roots.iter().map(|r| r % n)).collect::<Vec<_>>());
+        let tree = HolderTree { parent: vec![None, None, Some(0)], of_root: (0..=roots.len() as u32).map(|r| r % 3).collect() };
+        check(&g, &tree, n);
+    }
+}
+
+/// Large enough for several tasks and for every way of looking at edges: few are moved, many are.
+#[test]
+fn any_number_of_threads_gives_the_same() {
+    let n = 100_000;
+    let astray =
+        |many: u32| -> Vec<(u32, u32)> { (0..many).map(|i| (i * 7 % n, i.wrapping_mul(2_654_435_761) % n)).collect() };
+    for kind in 0..6 {
+        for many in [0, 100, n / 3] {
+            let g = graph(n, &shape(kind, n, &astray(many)), &[0]);
+            let tree = HolderTree { parent: vec![None], of_root: vec![0] };
+            let with = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+                let d = pool.install(|| Dominators::compute(&g, &tree, |o| u64::from(o.0 % 9)).expect("small"));
+                let rows = |n| (d.vertex(n), d.parent(n), d.retained(n), d.retained_objects(n));
+                (0..d.len() as u32).map(|n| rows(Node(n))).collect::<Vec<_>>()
+            };
+            let one = with(1);
+            assert!(one == with(2) && one == with(7), "shape {kind}, {many} astray");
+            // A sample against the definition.
+            let d = Dominators::compute(&g, &tree, |o| u64::from(o.0 % 9)).expect("small");
+            let size: Vec<u64> = (0..n).map(|o| u64::from(o % 9)).collect();
+            for o in (0..n).step_by(19_999) {
+                let Some(node) = d.object(ObjectId(o)) else { continue };
+                assert_eq!(d.retained(node), d.retained(d.root()) - reach_without(&g, n, &size, Some(o)).0);
+            }
+        }
     }
 }
 

@@ -1,0 +1,239 @@
+//! What the rounds have left: immediate dominators of the children of open nodes, by semi-NCA.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use rayon::prelude::*;
+
+use super::{
+    GRAIN, atomics,
+    raise::Tree,
+    walk::{Successors, Walk},
+};
+use crate::{
+    base::{Bitmap, bitmap::AtomicBitmap},
+    os::memory::{atomic, large, plain},
+};
+
+/// Immediate dominators by semi-NCA, which knows those of most nodes from the tree: they stand for the semidominators of these nodes. (What is
+/// computed then lies between the immediate dominator and the semidominator of each node, and that does.)
+/// `room` is overwritten.
+pub fn immediate(succ: &Successors, walk: &Walk, tree: &Tree, room: Vec<u32>) -> Vec<u32> {
+    let n = walk.vertex.len();
+    let asked = AtomicBitmap::new(walk.node_of.len());
+    let ask = |w: &usize| tree.open.get(tree.parent(*w as u32) as usize);
+    (1..n).into_par_iter().with_min_len(GRAIN).filter(ask).for_each(|w| {
+        asked.insert(walk.vertex[w] as usize);
+    });
+    let asked = Ranks::new(asked.into_bitmap());
+    let mut semi = room;
+    semi.clear();
+    semi.par_extend((0..n as u32).into_par_iter().with_min_len(GRAIN).map(|w| tree.parent(w)));
+    let semi = atomic(semi);
+    let lists = Lists::new(&Edges { succ, walk, tree, asked: &asked, semi: &semi });
+    let mut semi = plain(semi);
+    if !lists.pred.is_empty() {
+        evaluate(walk, tree, &asked, &lists, &mut semi);
+    }
+    drop(lists);
+    nearest(walk, &mut semi);
+    semi
+}
+
+/// Turns semidominators into immediate dominators: of the nodes that dominate the parent in the walk's tree, the nearest that is not below
+/// the semidominator.
+fn nearest(walk: &Walk, semi: &mut [u32]) {
+    // Steps that are taken one by one: most nodes need one or none.
+    const FEW: usize = 64;
+    let mut jumps: Option<Jumps> = None;
+    for w in 1..semi.len() {
+        let (s, mut d) = (semi[w], walk.parent[w]);
+        let mut steps = 0;
+        while d > s && steps < FEW && jumps.is_none() {
+            d = semi[d as usize];
+            steps += 1;
+        }
+        if d > s {
+            let jumps = jumps.get_or_insert_with(|| Jumps::of(&semi[..w]));
+            d = jumps.up(d, s, semi);
+        }
+        semi[w] = d;
+        if let Some(jumps) = &mut jumps {
+            jumps.push(d);
+        }
+    }
+}
+
+/// Long steps up a tree that grows, so that a chain as long as the heap (which a ladder of objects makes) is no quadratic
+/// search: each node knows its depth and one ancestor far above, chosen so that any ancestor is found in a logarithm of steps (Myers:
+/// "An applicative random-access stack", 1983).
+#[derive(Default)]
+struct Jumps {
+    jump: Vec<u32>,
+    depth: Vec<u32>,
+}
+
+impl Jumps {
+    /// For the first nodes, whose parents are these.
+    fn of(parents: &[u32]) -> Jumps {
+        let mut jumps = Jumps { jump: large(parents.len()), depth: large(parents.len()) };
+        jumps.jump.push(0);
+        jumps.depth.push(0);
+        parents.iter().skip(1).for_each(|&p| jumps.push(p));
+        jumps
+    }
+
+    /// Adds the next node.
+    fn push(&mut self, parent: u32) {
+        let far = self.jump[parent as usize];
+        let farther = self.jump[far as usize];
+        let depth = |n: u32| self.depth[n as usize];
+        let even = depth(parent) - depth(far) == depth(far) - depth(farther);
+        let own = depth(parent) + 1;
+        self.jump.push(if even { farther } else { parent });
+        self.depth.push(own);
+    }
+
+    /// The nearest ancestor of `d` with a number of at most `s`.
+    fn up(&self, mut d: u32, s: u32, parents: &[u32]) -> u32 {
+        while d > s {
+            let far = self.jump[d as usize];
+            d = if far > s { far } else { parents[d as usize] };
+        }
+        d
+    }
+}
+
+/// Numbers of the set bits of a bitmap, in order.
+struct Ranks {
+    bits: Bitmap,
+    /// Set bits before each word.
+    before: Vec<u32>,
+    len: usize,
+}
+
+impl Ranks {
+    fn new(bits: Bitmap) -> Ranks {
+        let mut len = 0;
+        let mut count = |w: &u64| {
+            len += w.count_ones();
+            len - w.count_ones()
+        };
+        let before = bits.words().iter().map(&mut count).collect();
+        Ranks { bits, before, len: len as usize }
+    }
+
+    #[inline]
+    fn of(&self, i: u32) -> Option<usize> {
+        let (word, bit) = (i as usize / 64, i % 64);
+        let bits = *self.bits.words().get(word)?;
+        (bits >> bit & 1 == 1).then(|| (self.before[word] + (bits & ((1 << bit) - 1)).count_ones()) as usize)
+    }
+}
+
+/// The edges to vertices whose dominators are asked for (by vertex), and what most of them add at once.
+struct Edges<'a> {
+    succ: &'a Successors<'a>,
+    walk: &'a Walk,
+    tree: &'a Tree,
+    asked: &'a Ranks,
+    semi: &'a [AtomicU32],
+}
+
+impl Edges<'_> {
+    /// Calls `f` with the rank of the target and the source of each edge that has to be evaluated. What the others add is put into
+    /// `semi`: those from an ancestor, that ancestor; others, the nearest common ancestor in the tree if that is shut: it is
+    /// the immediate dominator then, or the target itself, which such an edge does not concern.
+    fn each(&self, f: impl Fn(usize, u32) + Sync) {
+        let Edges { succ, walk, tree, asked, semi } = self;
+        succ.pieces().into_par_iter().for_each(|piece| {
+            succ.each(piece, &walk.node_of, |v, to| {
+                let Some(rank) = asked.of(to) else { return };
+                let y = walk.node_of[to as usize];
+                let found = match v < y {
+                    true => Some(v),
+                    false => tree.common(y, v).ok().filter(|&a| !tree.open.get(a as usize)),
+                };
+                match found {
+                    Some(s) if s < semi[y as usize].load(Relaxed) => {
+                        semi[y as usize].fetch_min(s, Relaxed);
+                    }
+                    Some(_) => {}
+                    None => f(rank, v),
+                }
+            });
+        });
+    }
+}
+
+/// Sources of edges, by the rank of their target.
+struct Lists {
+    row: Vec<u32>,
+    pred: Vec<u32>,
+}
+
+impl Lists {
+    fn new(edges: &Edges) -> Lists {
+        let row = atomics(edges.asked.len + 1, |_| 0);
+        edges.each(|rank, _| {
+            row[rank].fetch_add(1, Relaxed);
+        });
+        // Ends of the lists: they are filled from behind, and then `row` is where each begins.
+        let mut end = 0;
+        for r in &row {
+            end += r.load(Relaxed);
+            r.store(end, Relaxed);
+        }
+        let pred = atomics(end as usize, |_| 0);
+        if end > 0 {
+            edges.each(|rank, v| {
+                let at = row[rank].fetch_sub(1, Relaxed) - 1;
+                pred[at as usize].store(v, Relaxed);
+            });
+        }
+        Lists { row: plain(row), pred: plain(pred) }
+    }
+}
+
+/// Semidominators from the edges in the lists, from the last node up.
+fn evaluate(walk: &Walk, tree: &Tree, asked: &Ranks, lists: &Lists, semi: &mut [u32]) {
+    let n = walk.vertex.len();
+    // Ancestor links that are compressed on the way.
+    let mut ancestor: Vec<u32> = large(n);
+    ancestor.extend_from_slice(&walk.parent);
+    let mut label: Vec<u32> = large(n);
+    label.extend(0..n as u32);
+    let mut path = Vec::new();
+    for w in (1..n as u32).rev().filter(|&w| tree.open.get(tree.parent(w) as usize)) {
+        let Some(rank) = asked.of(walk.vertex[w as usize]) else { continue };
+        for &v in &lists.pred[lists.row[rank] as usize..lists.row[rank + 1] as usize] {
+            let u = eval(v, w + 1, &mut ancestor, &mut label, semi, &mut path);
+            let candidate = semi[u as usize];
+            semi[w as usize] = candidate.min(semi[w as usize]);
+        }
+    }
+}
+
+/// The node of least semidominator on the linked part of the tree path above `v`, with path compression.
+fn eval(v: u32, linked: u32, ancestor: &mut [u32], label: &mut [u32], semi: &[u32], path: &mut Vec<u32>) -> u32 {
+    if ancestor[v as usize] < linked {
+        return label[v as usize];
+    }
+    path.clear();
+    let mut u = v;
+    while ancestor[u as usize] >= linked {
+        path.push(u);
+        u = ancestor[u as usize];
+    }
+    // `u` is the topmost linked node; compress from the top down.
+    let top = ancestor[u as usize];
+    let mut best = label[u as usize];
+    while let Some(x) = path.pop() {
+        ancestor[x as usize] = top;
+        if semi[best as usize] < semi[label[x as usize] as usize] {
+            label[x as usize] = best;
+        } else {
+            best = label[x as usize];
+        }
+    }
+    label[v as usize]
+}
