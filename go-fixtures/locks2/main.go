@@ -59,10 +59,14 @@ func goids(names []string) []int64 {
 }
 
 // edge tells who waits for whom. No holders: nobody holds it. Several: all of them are right answers.
-func edge(waiter, kind string, primitive any, holders ...string) { tell(waiter, kind, primitive, false, holders) }
+func edge(waiter, kind string, primitive any, holders ...string) {
+	tell(waiter, kind, primitive, false, holders)
+}
 
 // maybe is an edge that a right answer may leave out (several goroutines could serve the channel, by way of data).
-func maybe(waiter, kind string, primitive any, holders ...string) { tell(waiter, kind, primitive, true, holders) }
+func maybe(waiter, kind string, primitive any, holders ...string) {
+	tell(waiter, kind, primitive, true, holders)
+}
 
 func tell(waiter, kind string, primitive any, optional bool, holders []string) {
 	at, ok := primitive.(fixture.Hex)
@@ -163,24 +167,24 @@ var scenarios = map[string]func(){
 	"copied-struct":           copiedStruct,
 	"slice-of-items":          sliceOfItems,
 
-	"errgroup":              errGroup,
-	"fan-in-wait-first":     fanInWaitFirst,
-	"worker-pool-stats":     workerPoolStats,
-	"pubsub-unsubscribe":    pubsub,
-	"rate-limiter":          rateLimiter,
-	"graceful-shutdown":     gracefulShutdown,
-	"context-tree":          contextTree,
-	"cond-queue":            condQueue,
-	"cond-relock":           condRelock,
+	"errgroup":               errGroup,
+	"fan-in-wait-first":      fanInWaitFirst,
+	"worker-pool-stats":      workerPoolStats,
+	"pubsub-unsubscribe":     pubsub,
+	"rate-limiter":           rateLimiter,
+	"graceful-shutdown":      gracefulShutdown,
+	"context-tree":           contextTree,
+	"cond-queue":             condQueue,
+	"cond-relock":            condRelock,
 	"actors-call-each-other": actors,
-	"background-flusher":    flusher,
-	"job-handed-over":       jobHandedOver,
-	"http-session":          httpSession,
-	"registry-each-remove":  registryEach,
-	"store-abba-interfaces": abba,
-	"config-two-rwmutexes":  twoRWMutexes,
-	"plugin-global":         pluginGlobal,
-	"healthy-idle-service":  healthyIdle,
+	"background-flusher":     flusher,
+	"job-handed-over":        jobHandedOver,
+	"http-session":           httpSession,
+	"registry-each-remove":   registryEach,
+	"store-abba-interfaces":  abba,
+	"config-two-rwmutexes":   twoRWMutexes,
+	"plugin-global":          pluginGlobal,
+	"healthy-idle-service":   healthyIdle,
 
 	"once-network":            onceNetwork,
 	"nested-locker-interface": nestedLocker,

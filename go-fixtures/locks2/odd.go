@@ -713,4 +713,3 @@ func selectUnderLock() {
 	settle(1)
 	edge("wants", "mutex", &m.mu, "offers")
 }
-

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 
-use super::{Certainty, Edge, Primitive};
+use super::{Certainty, Edge, Primitive, state::State};
 use crate::{
     analysis::goroutines::{StackFrame, symbolize, waited},
     base::Goid,
@@ -117,19 +117,49 @@ pub fn cycles(edges: &[Edge]) -> Vec<Vec<Goid>> {
     out
 }
 
-/// For each waiter the holders that have to act. A channel, group or Cond that several could serve waits for any of them.
+/// For each waiter the holders that have to act. A channel or Cond that several could serve waits for any of them: these are
+/// followed only where all of them are stuck themselves.
 fn followed(edges: &[Edge]) -> BTreeMap<Goid, Vec<Goid>> {
     let mut next: BTreeMap<Goid, Vec<Goid>> = BTreeMap::new();
-    let mut any: HashMap<Goid, usize> = HashMap::new();
+    // Those for whom one of several is enough.
+    let mut any: HashSet<Goid> = HashSet::new();
     for e in edges.iter().filter(|e| e.certainty <= Certainty::Likely) {
         if let Some(h) = e.holder {
-            if !e.primitive.kind.is_lock() {
-                *any.entry(e.waiter).or_default() += 1;
+            let list = next.entry(e.waiter).or_default();
+            if !list.contains(&h) {
+                list.push(h);
             }
-            next.entry(e.waiter).or_default().push(h);
+            if !e.primitive.kind.is_lock() {
+                any.insert(e.waiter);
+            }
         }
     }
-    next.retain(|g, _| any.get(g).is_none_or(|&n| n == 1));
+    // As many calls of Done are missing as there are goroutines on their way to one, or more: each has to come.
+    for e in edges {
+        if let Some(State::WaitGroup { counter, .. }) = e.primitive.state
+            && next.get(&e.waiter).is_some_and(|l| counter as usize >= l.len())
+        {
+            any.remove(&e.waiter);
+        }
+    }
+    // The greatest set of goroutines none of which can go on unless another of them does.
+    let mut stuck: HashSet<Goid> = next.keys().copied().collect();
+    let mut waiters: HashMap<Goid, Vec<Goid>> = HashMap::new();
+    for (&g, list) in &next {
+        list.iter().for_each(|&h| waiters.entry(h).or_default().push(g));
+    }
+    let goes_on = |g: &Goid, stuck: &HashSet<Goid>| match any.contains(g) {
+        true => next[g].iter().any(|h| !stuck.contains(h)),
+        false => !next[g].iter().any(|h| stuck.contains(h)),
+    };
+    let mut todo: Vec<Goid> = next.keys().copied().collect();
+    while let Some(g) = todo.pop() {
+        if stuck.contains(&g) && goes_on(&g, &stuck) {
+            stuck.remove(&g);
+            todo.extend(waiters.get(&g).into_iter().flatten().filter(|w| stuck.contains(w)));
+        }
+    }
+    next.retain(|g, list| !any.contains(g) || list.len() == 1 || stuck.contains(g));
     next
 }
 

@@ -4,6 +4,8 @@
 //! |-----------|------|
 //! | `calls`   | which functions take and let go, and where code calls them |
 //! | `forward` | runs a parked goroutine's frames forward on a copy: what will it let go of |
+//! | `machine` | the copy: registers, words, instructions |
+//! | `lookup`  | where a map has the element of a key |
 //! | `state`   | what the primitives say of themselves |
 //! | `chains`  | deadlocks, chains to their last goroutine, what that one does |
 //! | `leaks`   | goroutines that nothing can wake any more |
@@ -16,6 +18,8 @@ pub mod calls;
 pub mod chains;
 pub mod forward;
 pub mod leaks;
+mod lookup;
+mod machine;
 pub mod state;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -130,6 +134,7 @@ fn call(h: Held) -> &'static str {
     match h {
         Held::Mutex | Held::RwWrite => "Unlock",
         Held::RwRead => "RUnlock",
+        Held::FdRead | Held::FdWrite => "letting the descriptor go",
         Held::Group => "Done",
         Held::Cond => "a wake-up",
         Held::Receive => "a receive",
@@ -143,6 +148,8 @@ fn in_flight(w: &Wait, l: &SyncLayout) -> Option<Thing> {
         WaitKind::Mutex | WaitKind::Once => Some((Held::Mutex, w.lock)),
         WaitKind::RwRead => Some((Held::RwRead, w.addr)),
         WaitKind::RwWrite => Some((Held::RwWrite, w.addr)),
+        WaitKind::FdRead => Some((Held::FdRead, w.addr)),
+        WaitKind::FdWrite => Some((Held::FdWrite, w.addr)),
         _ => None,
     }
     .filter(|_| !w.lock.is_null() && l.mutex_sema > 0)
@@ -158,6 +165,8 @@ fn needs(w: &Wait, l: &SyncLayout) -> Vec<Thing> {
         WaitKind::RwRead => vec![(Held::RwWrite, w.addr)],
         WaitKind::RwWrite if w.sema == w.addr.offset(l.rw_writer_sem) => vec![(Held::RwRead, w.addr)],
         WaitKind::RwWrite => vec![(Held::RwWrite, w.addr)],
+        WaitKind::FdRead => vec![(Held::FdRead, w.addr)],
+        WaitKind::FdWrite => vec![(Held::FdWrite, w.addr)],
         WaitKind::WaitGroup => vec![(Held::Group, w.addr)],
         WaitKind::Cond => vec![(Held::Cond, w.addr)],
         WaitKind::ChanReceive | WaitKind::ChanSend | WaitKind::Select => {
@@ -488,7 +497,8 @@ impl Holders {
             WaitKind::Mutex | WaitKind::Once if self.states.get(&w.lock).is_some_and(|s| s.0 & 1 == 0) => {
                 "it is not locked at this moment: the waiter is about to go on".to_owned()
             }
-            _ => "no goroutine is on its way to an Unlock of it: its holder has returned or ended without one, as far as can be told".to_owned(),
+            WaitKind::FdRead | WaitKind::FdWrite => "no goroutine was found in an operation of that descriptor".to_owned(),
+            _ => "no goroutine was found on its way to an Unlock of it: its holder has returned or ended without one, or will come to it in a way that could not be followed".to_owned(),
         }
     }
 
@@ -522,6 +532,8 @@ impl Holders {
         let (verb, noun) = match held {
             Held::Mutex | Held::RwWrite => ("unlocks it", "lock"),
             Held::RwRead => ("ends its reading (RUnlock)", "read lock"),
+            Held::FdRead => ("ends its reading of the descriptor", ""),
+            Held::FdWrite => ("ends its writing to the descriptor", ""),
             Held::Group => ("comes to Done", ""),
             Held::Cond => ("comes to Signal or Broadcast", ""),
             Held::Receive => ("comes to receive from it", ""),
@@ -575,6 +587,7 @@ fn place(places: &Places<'_>, w: &Wait, addr: Addr, users: &[(usize, u32)], wait
         WaitKind::WaitGroup => "sync.WaitGroup",
         WaitKind::Cond => "sync.Cond",
         WaitKind::Once => "sync.Once",
+        WaitKind::FdRead | WaitKind::FdWrite => "internal/poll.FD",
         _ => "channel",
     };
     let name = |i: usize, n: usize| {
