@@ -147,11 +147,40 @@ func main() {
 			}
 			time.Sleep(200 * time.Millisecond)
 		},
-		Handle: map[string]func(string) string{"progress": func(string) string {
-			return fixture.Members("alive", alive())
-		}},
+		Handle: map[string]func(string) string{
+			"progress": func(string) string { return fixture.Members("alive", alive()) },
+			// With GOMAXPROCS=1 and without asynchronous preemption: from now on nothing else runs, and 8 goroutines stay as they
+			// were born. No further command is answered.
+			"born": func(string) string {
+				go func() {
+					for i := 0; i < 8; i++ {
+						go newborn()
+					}
+					for {
+						born++
+					}
+				}()
+				return ""
+			},
+		},
 	})
 }
+
+var born int
+
+// newborn has variables on its stack that pointers lead to.
+//
+//go:noinline
+func newborn() {
+	var list [4]*int
+	for i := range list {
+		list[i] = &born
+	}
+	use(&list)
+}
+
+//go:noinline
+func use(list *[4]*int) { *list[0]++ }
 
 var scenarios = map[string]func(){
 	"conn-pool-dial":          connPoolDial,

@@ -509,6 +509,7 @@ func keyedMutex() {
 	settle(2)
 	edge("toAlice", "mutex", &k.m["alice"].mu, "alice")
 	edge("toBob", "mutex", &k.m["bob"].mu, "bob")
+	fixture.Fact("map", addr(k.m))
 }
 
 // ---- golang.org/x/sync/singleflight.

@@ -258,6 +258,11 @@ impl<'i> Code<'i> {
         std::iter::from_fn(move || d.can_decode().then(|| d.decode())).take(MAX_FUNCTION)
     }
 
+    /// Functions that `f` calls directly.
+    pub fn callees(&self, f: &Func<'i>) -> Vec<Addr> {
+        self.body(f).filter(|i| i.is_call_near()).map(|i| Addr(i.near_branch_target())).collect()
+    }
+
     /// Is it a small helper that lets go of something, itself or through another such helper, or may do so through a function
     /// value or an interface?
     pub fn worth_entering(&mut self, entry: Addr, depth: u32) -> bool {

@@ -117,13 +117,13 @@ pub fn cycles(edges: &[Edge]) -> Vec<Vec<Goid>> {
     out
 }
 
-/// For each waiter the holders that have to act. A channel or Cond that several could serve waits for any of them: these are
+/// For each waiter the holders that have to act. A select that something unknown may end waits for nobody. A channel or Cond that several could serve waits for any of them: these are
 /// followed only where all of them are stuck themselves.
 fn followed(edges: &[Edge]) -> BTreeMap<Goid, Vec<Goid>> {
     let mut next: BTreeMap<Goid, Vec<Goid>> = BTreeMap::new();
     // Those for whom one of several is enough.
     let mut any: HashSet<Goid> = HashSet::new();
-    for e in edges.iter().filter(|e| e.certainty <= Certainty::Likely) {
+    for e in edges.iter().filter(|e| e.certainty <= Certainty::Likely && !e.other_cases) {
         if let Some(h) = e.holder {
             let list = next.entry(e.waiter).or_default();
             if !list.contains(&h) {

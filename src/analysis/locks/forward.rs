@@ -56,8 +56,9 @@ pub struct Release {
 const MAX_STEPS: usize = 20_000;
 /// Rounds of one loop that are run before its conditions are no longer decided.
 const MAX_ROUNDS: u32 = 16;
-/// Lookups in maps made for one frame.
-const MAX_LOOKUPS: u32 = 32;
+/// Groups of maps that are looked at for all goroutines together, and for one.
+const MAX_GROUPS: u64 = 1 << 22;
+const MAX_GROUPS_EACH: std::ops::RangeInclusive<u64> = 64..=4096;
 /// Frames run for one goroutine.
 const MAX_FRAMES: usize = 64;
 /// Helpers stepped into, one in the other.
@@ -74,8 +75,8 @@ struct Run<'r, 'c, 'i> {
     /// A frame's end: returning above this stack pointer.
     end_sp: u64,
     steps: usize,
-    /// Lookups in maps that may still be made.
-    lookups: u32,
+    /// Groups of maps that may still be looked at.
+    groups: u64,
     broken: bool,
 }
 
@@ -111,6 +112,11 @@ fn pending(rt: &Runtime, g: &Goroutine) -> Vec<(u64, u64)> {
     out
 }
 
+/// Groups of maps that may be looked at for one of so many goroutines.
+fn groups(of: usize) -> u64 {
+    (MAX_GROUPS / of.max(1) as u64).clamp(*MAX_GROUPS_EACH.start(), *MAX_GROUPS_EACH.end())
+}
+
 /// Functions below the program's own code: their frames are not run, what they are in the middle of is `in_flight`.
 fn skipped(name: &str) -> bool {
     let name = name.strip_prefix("internal/").unwrap_or(name);
@@ -125,7 +131,7 @@ fn skipped(name: &str) -> bool {
 }
 
 /// What `g` will let go of. `in_flight`: what it is about to take where it is parked. `unknown`: bytes of its stack that
-/// the operation it is parked in will overwrite.
+/// the operation it is parked in will overwrite. `of`: goroutines that are asked about in all.
 pub fn releases(
     rt: &Runtime,
     code: &mut Code<'_>,
@@ -133,7 +139,9 @@ pub fn releases(
     stack: &Stack,
     in_flight: Option<Thing>,
     unknown: Option<(Addr, u64)>,
+    of: usize,
 ) -> (Vec<Release>, bool) {
+    let mut groups = groups(of);
     let mut out = Vec::new();
     let mut complete = stack.truncated.is_none();
     let mut carry: BTreeMap<Thing, i8> = in_flight.map(|t| (t, 1)).into_iter().collect();
@@ -163,7 +171,7 @@ pub fn releases(
         }
         if let Some(at) = panicking {
             // Its deferred calls come, whoever recovers. What else it would have done does not, or not for certain.
-            let own = deferred(rt, code, g, frame);
+            let own = deferred(rt, code, g, frame, of);
             out.extend(own.iter().map(|&thing| Release { thing, frame: n as u32, must: true }));
             carry.retain(|t, _| !own.contains(t));
             if stack.frames[at + 1..n]
@@ -186,7 +194,7 @@ pub fn releases(
             defers: defers.clone(),
             end_sp: frame.fp.0,
             steps: 0,
-            lookups: MAX_LOOKUPS,
+            groups,
             broken: false,
         };
         let mut state = start(frame);
@@ -206,6 +214,7 @@ pub fn releases(
         }
         state.balance = carry.clone();
         let result = run.frame(state);
+        groups = run.groups;
         complete &= result.complete;
         for &thing in &result.may {
             let must = result.must.contains(&thing) && result.complete && panicking.is_none();
@@ -232,7 +241,8 @@ const MAX_DEFERS: usize = 64;
 /// Open-coded ones have a bit each in a byte of the frame and a slot for the function value; where these lie is in
 /// FUNCDATA_OpenCodedDeferInfo (runtime/panic.go: runOpenDeferFrame up to 1.21, initOpenCodedDefers since). All others have a
 /// record with the frame's sp. Cost: up to `MAX_STEPS` instructions a call.
-pub fn deferred(rt: &Runtime, code: &mut Code<'_>, g: &Goroutine, frame: &Frame) -> BTreeSet<Thing> {
+pub fn deferred(rt: &Runtime, code: &mut Code<'_>, g: &Goroutine, frame: &Frame, of: usize) -> BTreeSet<Thing> {
+    let mut groups = groups(of);
     let mut values: Vec<u64> =
         pending(rt, g).into_iter().filter(|d| d.0 == frame.sp.0).map(|d| d.1).take(MAX_DEFERS).collect();
     values.extend(open_coded(rt, code, frame).unwrap_or_default());
@@ -247,16 +257,10 @@ pub fn deferred(rt: &Runtime, code: &mut Code<'_>, g: &Goroutine, frame: &Frame)
         state.regs[RSP] = Some(frame.sp.0.wrapping_sub(8));
         state.regs[RDX] = Some(value);
         state.pc = entry;
-        let mut run = Run {
-            m: Machine::new(rt),
-            code,
-            defers: Vec::new(),
-            end_sp: frame.sp.0,
-            steps: 0,
-            lookups: MAX_LOOKUPS,
-            broken: false,
-        };
+        let mut run =
+            Run { m: Machine::new(rt), code, defers: Vec::new(), end_sp: frame.sp.0, steps: 0, groups, broken: false };
         out.extend(run.frame(state).may);
+        groups = run.groups;
     }
     out
 }
@@ -433,18 +437,17 @@ impl Run<'_, '_, '_> {
 
     /// Where the element lies that a lookup in a map will find: (map type, map, key) are its arguments.
     fn lookup(&mut self, s: &State, kind: KeyKind) -> Option<u64> {
-        self.lookups = self.lookups.checked_sub(1)?;
         let [rax, rbx, rcx, rdi] = [0, 3, 1, 7].map(|n| s.regs[n]);
         let (ty, map, key) = (Addr(rax?), Addr(rbx?), rcx?);
         let found = match kind {
-            KeyKind::Text => lookup::find_text(self.m.rt, ty, map, Addr(key), rdi?),
-            KeyKind::Word(n) => lookup::find(self.m.rt, ty, map, |k| k == &key.to_le_bytes()[..n]),
+            KeyKind::Text => lookup::find_text(self.m.rt, ty, map, &mut self.groups, (Addr(key), rdi?)),
+            KeyKind::Word(n) => lookup::find(self.m.rt, ty, map, &mut self.groups, |k| k == &key.to_le_bytes()[..n]),
             KeyKind::Pointed => {
                 let words: Option<Vec<u8>> = (0..lookup::key_size(self.m.rt, ty)?)
                     .map(|i| self.m.load(s, key.wrapping_add(i), 1).map(|b| b as u8))
                     .collect();
                 let words = words?;
-                lookup::find(self.m.rt, ty, map, |k| k == words)
+                lookup::find(self.m.rt, ty, map, &mut self.groups, |k| k == words)
             }
         };
         found.map(|a| a.0)

@@ -1,6 +1,6 @@
 //! Where a map has the element of a key, without its hash: entries are compared one by one. Used by `forward` for locks that lie
 //! in maps. Reads hmap and bmap (runtime/map.go, to 1.23), Map, table and groups (internal/runtime/maps), and their map types
-//! (internal/abi/map*.go). A map that is larger than `MAX_GROUPS` is not looked through.
+//! (internal/abi/map*.go). A large map is not looked through: see `left`.
 
 use crate::{
     base::{Addr, bytes},
@@ -11,8 +11,8 @@ use crate::{
     },
 };
 
-/// Groups or buckets of one map that are looked at: 8 entries each.
-const MAX_GROUPS: u64 = 1 << 12;
+/// Tables of one map that are looked at.
+const MAX_TABLES: u64 = 1 << 10;
 const SLOTS: u64 = 8;
 /// Bytes of a key that are compared.
 const MAX_KEY: u64 = 1024;
@@ -100,15 +100,16 @@ pub fn key_size(rt: &Runtime, map_type: Addr) -> Option<u64> {
     rt.target.read_u64(key).ok().filter(|&n| n <= MAX_KEY)
 }
 
-/// Address of the element whose key has these bytes by `same`; `None` where there is none, or it cannot be told.
-pub fn find(rt: &Runtime, map_type: Addr, map: Addr, same: impl Fn(&[u8]) -> bool) -> Option<Addr> {
+/// Address of the element whose key has these bytes by `same`; `None` where there is none, or it cannot be told. `left`: groups or
+/// buckets (of 8 entries) that may still be looked at.
+pub fn find(rt: &Runtime, map_type: Addr, map: Addr, left: &mut u64, same: impl Fn(&[u8]) -> bool) -> Option<Addr> {
     let shape = Shape::of(rt, map_type)?;
-    let mut left = MAX_GROUPS;
+    let most = *left;
     let mut look = |first: Addr, count: u64| -> Option<Addr> {
         for n in 0..count {
             let mut at = first.offset(n.checked_mul(shape.size)?);
             loop {
-                left = left.checked_sub(1)?;
+                *left = left.checked_sub(1)?;
                 let raw = rt.target.read_vec(at, shape.size, 1 << 16).ok()?;
                 for i in 0..SLOTS {
                     // Swiss: the highest bit is set where there is nothing. Buckets: below 5 it is empty or moved (minTopHash).
@@ -147,7 +148,7 @@ pub fn find(rt: &Runtime, map_type: Addr, map: Addr, same: impl Fn(&[u8]) -> boo
         return look(directory, 1);
     }
     let mut last = Addr::NULL;
-    for n in 0..tables.min(MAX_GROUPS) {
+    for n in 0..tables.min(MAX_TABLES) {
         // Several places in a row lead to one table.
         let table = rt.target.read_ptr(directory.offset(8 * n)).ok()?;
         if std::mem::replace(&mut last, table) == table {
@@ -155,7 +156,7 @@ pub fn find(rt: &Runtime, map_type: Addr, map: Addr, same: impl Fn(&[u8]) -> boo
         }
         let t = rt.record(Struct::SwissTable, table).ok()?;
         let (groups, mask) = (t.opt(Field::SwissTableGroupsData)?, t.opt(Field::SwissTableGroupsLengthMask)?);
-        if let Some(found) = look(Addr(groups), mask.min(MAX_GROUPS) + 1) {
+        if let Some(found) = look(Addr(groups), mask.min(most) + 1) {
             return Some(found);
         }
     }
@@ -163,9 +164,9 @@ pub fn find(rt: &Runtime, map_type: Addr, map: Addr, same: impl Fn(&[u8]) -> boo
 }
 
 /// The same for a map with strings as keys.
-pub fn find_text(rt: &Runtime, map_type: Addr, map: Addr, text: Addr, len: u64) -> Option<Addr> {
+pub fn find_text(rt: &Runtime, map_type: Addr, map: Addr, left: &mut u64, (text, len): (Addr, u64)) -> Option<Addr> {
     let want = rt.target.read_vec(text, len, MAX_KEY).ok()?;
-    find(rt, map_type, map, |key| {
+    find(rt, map_type, map, left, |key| {
         let (Some(at), Some(n)) = (bytes::u64_at(key, 0), bytes::u64_at(key, 8)) else { return false };
         n == len && (at == text.0 || rt.target.read_vec(Addr(at), n, MAX_KEY).is_ok_and(|k| k == want))
     })

@@ -81,6 +81,9 @@ pub struct Edge {
     pub deferred: bool,
     /// At least so many seconds (see `chains::Doing`).
     pub waited_s: Option<f64>,
+    /// Its select has other cases, of which nobody is known that would serve them: they may end the wait, too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub other_cases: bool,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -251,7 +254,7 @@ fn run(
                 let flying = in_flight(w, l);
                 // What it is about to receive lies in its stack already, but is not there yet.
                 let unknown = w.kind.is_channel().then(|| receive_slot(rt, w, elemsize)).flatten();
-                let (releases, _) = forward::releases(rt, &mut code, g, stack, flying, unknown);
+                let (releases, _) = forward::releases(rt, &mut code, g, stack, flying, unknown, chosen.len());
                 for r in &releases {
                     let count = counts.entry((i, r.frame)).or_default();
                     if let Some(k) = held_index(r.thing.0) {
@@ -263,7 +266,7 @@ fn run(
                     let taken = taken(&mut code, built, i, r, &releases, flying);
                     let own = defers.entry(r.frame).or_insert_with(|| {
                         let frame = stack.frames.get(r.frame as usize);
-                        frame.map_or_else(BTreeSet::new, |f| forward::deferred(rt, &mut code, g, f))
+                        frame.map_or_else(BTreeSet::new, |f| forward::deferred(rt, &mut code, g, f, chosen.len()))
                     });
                     let deferred = own.contains(&r.thing);
                     found.push((r.thing, Candidate { index: i, frame: r.frame, must: r.must, taken, deferred }));
@@ -452,7 +455,9 @@ impl Holders {
             }
             let goids = |index: usize| places.built.goroutines[index].goid;
             let before = edges.len();
+            let mut served = 0;
             for thing in &needs {
+                let all = edges.len();
                 let addr = if w.kind.is_channel() { thing.1 } else { w.addr };
                 let found = self.candidates.get(thing).map(Vec::as_slice).unwrap_or_default();
                 let users: Vec<(usize, u32)> = found.iter().take(4).map(|c| (c.index, c.frame)).collect();
@@ -470,6 +475,7 @@ impl Holders {
                     }),
                     deferred,
                     waited_s: waited(&places.built.goroutines[i], now),
+                    other_cases: false,
                 };
                 let announced = writers.get(&w.addr).filter(|_| thing.0 == Held::RwWrite);
                 if let Some(&writer) = announced {
@@ -480,10 +486,14 @@ impl Holders {
                 for (c, certainty, evidence) in self.holders(places, i, thing, w) {
                     edges.push(edge(Some((c.index, Some(c.frame))), certainty, evidence, c.deferred));
                 }
+                served += usize::from(edges.len() > all);
                 // Everybody waits for channels; one that nobody is known for is no finding here.
                 if edges.len() == before && !w.kind.is_channel() {
                     edges.push(edge(None, Certainty::None, self.nobody(w), false));
                 }
+            }
+            if w.kind == WaitKind::Select && served < needs.len() {
+                edges[before..].iter_mut().for_each(|e| e.other_cases = true);
             }
         }
         edges
@@ -607,7 +617,10 @@ fn place(places: &Places<'_>, w: &Wait, addr: Addr, users: &[(usize, u32)], wait
             return p;
         }
     }
-    places.of(addr, what, functions)
+    match places.of(addr, what, functions) {
+        name if w.kind.is_channel() && name.starts_with("runtime.hchan.") => "heap channel".to_owned(),
+        name => name,
+    }
 }
 
 /// What a goroutine waits for, in words.
