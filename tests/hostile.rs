@@ -353,9 +353,8 @@ fn goroutines_being_born() {
         let all = gosleuth(&["goroutines", &f.pid(), "--json", "--limit", "0", "--state", "runnable"]);
         let all: Value = serde_json::from_slice(&all.stdout).expect("JSON");
         assert_eq!(goids(&all).len(), 8, "Go {release}: {all}");
-        let numbers = |v: &Value| -> BTreeSet<u64> {
-            v.as_array().into_iter().flatten().filter_map(Value::as_u64).collect()
-        };
+        let numbers =
+            |v: &Value| -> BTreeSet<u64> { v.as_array().into_iter().flatten().filter_map(Value::as_u64).collect() };
         let stuck = numbers(&f.ready["truth"]["stuck"]);
         assert_eq!(numbers(&a["result"]["proven_leaks"]), stuck, "Go {release}: {}", a["diagnostics"]);
     }

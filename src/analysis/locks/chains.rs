@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Certainty, Edge, Primitive, state::State};
 use crate::{
     analysis::goroutines::{StackFrame, symbolize, waited},
-    base::Goid,
+    base::{Addr, Goid},
     graph::build::Built,
     os::descriptors::Descriptors,
     runtime::{
@@ -42,6 +42,61 @@ pub struct Doing {
     pub peer: Option<String>,
     /// Innermost function of the program's own.
     pub frame: Option<StackFrame>,
+}
+
+/// What one goroutine waits for, with all that is known of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Waiting {
+    pub kind: WaitKind,
+    /// The primitive; `None` where there is none, or it was not found.
+    pub addr: Option<Addr>,
+    /// Channels of its operation: of a select every case.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cases: Vec<WaitCase>,
+    #[serde(flatten)]
+    pub doing: Doing,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct WaitCase {
+    pub chan: Addr,
+    pub send: bool,
+}
+
+/// What goroutine `index` waits for; arguments as of `doing`.
+pub fn waiting(
+    rt: &Runtime,
+    built: &Built,
+    waits: &[Wait],
+    index: usize,
+    descriptors: Option<&mut Descriptors>,
+    now: Option<u64>,
+) -> Waiting {
+    let w = &waits[index];
+    Waiting {
+        kind: w.kind,
+        addr: Some(w.addr).filter(|a| !a.is_null()),
+        cases: w.cases.iter().map(|c| WaitCase { chan: c.chan, send: c.send }).collect(),
+        doing: doing(rt, built, waits, index, descriptors, now),
+    }
+}
+
+impl Waiting {
+    /// `[select] receive 0xc000012345 or send 0xc000012346, in main.f (f.go:3)`.
+    pub fn words(&self) -> String {
+        let said = self.doing.words();
+        let cases: Vec<String> =
+            self.cases.iter().map(|c| format!("{} {}", if c.send { "send" } else { "receive" }, c.chan)).collect();
+        let what = match (self.cases.is_empty(), self.addr) {
+            (false, _) => cases.join(" or "),
+            (true, Some(a)) => format!("{} {a}", self.kind.text()),
+            _ => return said,
+        };
+        match said.split_once(']') {
+            Some((state, rest)) => format!("{state}] {what}{rest}"),
+            None => format!("{said} {what}"),
+        }
+    }
 }
 
 /// One step of a chain.
