@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    analysis::locks::{Certainty, Edge, Locks, Primitive, leaks::LeakGroup, state::State},
+    analysis::locks::{Certainty, Edge, Locks, Primitive, chains::Chain, leaks::LeakGroup, state::State},
     base::{Goid, units},
 };
 
@@ -117,7 +117,12 @@ pub fn text(out: &mut dyn Write, r: &Locks, limit: usize) -> io::Result<()> {
             }
         }
     }
-    for c in r.chains.iter().take(limit) {
+    // Channels alone that lead to a goroutine that runs are what a healthy program is full of: JSON has them.
+    let worth = |c: &&Chain| {
+        let runs = matches!(c.last.state.as_str(), "running" | "runnable");
+        !runs || c.links.iter().any(|l| !l.primitive.kind.is_channel())
+    };
+    for c in r.chains.iter().filter(worth).take(limit) {
         let last = c.goids.last().map_or(0, |g| g.0);
         writeln!(out, "\n{}.", c.sentence())?;
         writeln!(
