@@ -5,7 +5,7 @@ mod common;
 use std::{
     collections::{BTreeMap, BTreeSet},
     process::Command,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use common::{Fixture, RELEASES, answer, gosleuth};
@@ -62,6 +62,39 @@ fn debug2_equals_the_runtimes_own_dump() {
         }
     }
     println!("{compared} goroutines compared");
+}
+
+/// The minutes in the headers are the runtime's: of goroutines that have waited for more than one. The clocks of both dumps are a moment apart, so
+/// they are taken in the middle of a minute.
+#[test]
+fn waiting_minutes_are_the_runtimes_own() {
+    let mut all: Vec<(&str, Fixture)> = ["1.19", "1.21", "1.22", "1.23", "1.24", "1.27"]
+        .into_iter()
+        .filter_map(|r| Some((r, Fixture::start(r, "stripped", "goroutines", &["all"])?)))
+        .collect();
+    // The last collection was just before: it has noted the time of those that wait.
+    std::thread::sleep(Duration::from_secs(90));
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut compared = 0;
+    for (release, f) in &mut all {
+        let path = dir.path().join(&*release);
+        assert_eq!(f.command(&format!("stacks {}", path.display()))["ok"], true);
+        let theirs = dump(&std::fs::read_to_string(&path).expect("a dump"));
+        let out = gosleuth(&["goroutines", &f.pid(), "--format", "debug2"]);
+        if String::from_utf8_lossy(&out.stderr).contains("not allowed to") {
+            println!("skipped: tracing is forbidden here");
+            return;
+        }
+        let ours = dump(&String::from_utf8_lossy(&out.stdout));
+        let mut minutes = 0;
+        for (id, (state, _)) in theirs.into_iter().filter(|t| t.0 != 1) {
+            assert_eq!(ours[&id].0, state, "Go {release}: goroutine {id}");
+            minutes += usize::from(state.contains(", 1 minutes"));
+        }
+        assert!(minutes > 20, "Go {release}: {minutes} goroutines wait for a minute by the runtime's own dump");
+        compared += minutes;
+    }
+    println!("{compared} goroutines with minutes compared");
 }
 
 /// `go tool pprof` opens the profile, counts the same goroutines, labels included, and shows the stacks that the runtime's own

@@ -332,3 +332,75 @@ fn what_a_broken_stack_hides_is_not_proven() {
         }
     }
 }
+
+/// Goroutines that have not run yet stand at the entry of their function, where it has no variables: nothing is lost by them, and leaks are
+/// proven all the same.
+#[test]
+fn goroutines_being_born() {
+    for release in RELEASES {
+        let alone = [("GOMAXPROCS", "1"), ("GODEBUG", "asyncpreemptoff=1")];
+        let Some(mut f) = Fixture::start_with(release, "stripped", "locks2", &["errgroup"], &alone) else { continue };
+        assert_eq!(f.command("born")["ok"], true);
+        // The processor is taken from the reader of commands, sooner or later, and never given back.
+        let born = || {
+            let out = gosleuth(&["goroutines", &f.pid(), "--json", "--limit", "0", "--function", "main.newborn"]);
+            serde_json::from_slice(&out.stdout).ok().map(|a: Value| goids(&a).len())
+        };
+        let begin = Instant::now();
+        let seen = loop {
+            match born() {
+                Some(n) if n != 8 && begin.elapsed() < IN_TIME => std::thread::sleep(Duration::from_millis(100)),
+                n => break n,
+            }
+        };
+        if seen.is_none() {
+            println!("skipped: tracing is forbidden here");
+            return;
+        }
+        assert_eq!(seen, Some(8), "Go {release}");
+        let out = gosleuth(&["locks", &f.pid(), "--json"]);
+        let a: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+        let numbers =
+            |v: &Value| -> BTreeSet<u64> { v.as_array().into_iter().flatten().filter_map(Value::as_u64).collect() };
+        let stuck = numbers(&f.ready["truth"]["stuck"]);
+        assert_eq!(numbers(&a["result"]["proven_leaks"]), stuck, "Go {release}: {}", a["diagnostics"]);
+    }
+}
+
+/// A map in which a lock is looked up on the way to its Unlock, broken: the lock's holder is not told, and nothing worse.
+#[test]
+fn maps_that_locks_lie_in() {
+    for release in RELEASES {
+        let Some(s) = Scene::new(release, "locks2", &["keyed-mutex"]) else { continue };
+        let map = s.truth["map"].as_str().and_then(|t| u64::from_str_radix(t.strip_prefix("0x")?, 16).ok());
+        let map = Addr(map.expect("an address"));
+        let swiss = release != "1.19";
+        let first = s.pointer(s.member(map, if swiss { Field::SwissMapDirPtr } else { Field::HmapBuckets }));
+        let told = |a: &Value| {
+            let edges = a["result"]["edges"].as_array().expect("edges");
+            edges.iter().filter(|e| !e["holder"].is_null()).count()
+        };
+        assert_eq!(told(&ask("locks", &s.core, &s.what).expect("an answer")), 2, "{}", s.what);
+        let patches: Vec<(&str, Vec<Patch>)> = if swiss {
+            vec![
+                ("dir-len", vec![word(s.member(map, Field::SwissMapDirLen), u64::MAX)]),
+                ("dir-of-groups", vec![word(s.member(map, Field::SwissMapDirLen), 1 << 30)]),
+                ("dir-ptr", vec![word(s.member(map, Field::SwissMapDirPtr), 8)]),
+                ("control", vec![(first, vec![0; 8])]),
+            ]
+        } else {
+            // The last word of a bucket of string keys and pointers leads to the next one.
+            let overflow = first.offset(8 + 8 * 16 + 8 * 8);
+            vec![
+                ("b", vec![(s.member(map, Field::HmapB), vec![255])]),
+                ("buckets", vec![word(s.member(map, Field::HmapBuckets), 8)]),
+                ("circle", vec![word(overflow, first.0), (first, vec![0; 8])]),
+                ("old", vec![word(s.member(map, Field::HmapOldbuckets), first.0)]),
+            ]
+        };
+        for (name, patches) in patches {
+            let a = answers(&s, name, &patches, "locks", "");
+            assert!(told(&a) <= 2, "{} {name}", s.what);
+        }
+    }
+}

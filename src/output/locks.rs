@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    analysis::locks::{Certainty, Edge, Locks, Primitive, leaks::LeakGroup, state::State},
+    analysis::locks::{Certainty, Edge, Locks, Primitive, chains::Chain, leaks::LeakGroup, state::State},
     base::{Goid, units},
 };
 
@@ -86,7 +86,11 @@ fn by_primitive(edges: &[Edge]) -> Vec<Row<'_>> {
 
 pub fn text(out: &mut dyn Write, r: &Locks, limit: usize) -> io::Result<()> {
     let limit = if limit == 0 { usize::MAX } else { limit };
-    let waiters: BTreeSet<Goid> = r.edges.iter().map(|e| e.waiter).collect();
+    // Channels are what healthy programs wait for, too: told apart.
+    let waiting = |channel: bool| -> BTreeSet<Goid> {
+        r.edges.iter().filter(|e| e.primitive.kind.is_channel() == channel).map(|e| e.waiter).collect()
+    };
+    let (for_locks, for_channels) = (waiting(false), waiting(true));
     let plural = |n: usize, one: &'static str, many: &'static str| {
         format!("{} {}", units::count(n as u64), if n == 1 { one } else { many })
     };
@@ -95,8 +99,9 @@ pub fn text(out: &mut dyn Write, r: &Locks, limit: usize) -> io::Result<()> {
     }
     writeln!(
         out,
-        "{} for what others hold, {}, {} proven to be stuck for ever.",
-        plural(waiters.len(), "goroutine waits", "goroutines wait"),
+        "{} for locks, groups or conditions, {} for channels that others will serve; {}, {} proven to be stuck for ever.",
+        plural(for_locks.len(), "goroutine waits", "goroutines wait"),
+        units::count(for_channels.len() as u64),
         plural(r.cycles.len(), "deadlock", "deadlocks"),
         plural(r.proven_leaks.len(), "goroutine is", "goroutines are"),
     )?;
@@ -112,7 +117,12 @@ pub fn text(out: &mut dyn Write, r: &Locks, limit: usize) -> io::Result<()> {
             }
         }
     }
-    for c in r.chains.iter().take(limit) {
+    // Channels alone that lead to a goroutine that runs are what a healthy program is full of: JSON has them.
+    let worth = |c: &&Chain| {
+        let runs = matches!(c.last.state.as_str(), "running" | "runnable");
+        !runs || c.links.iter().any(|l| !l.primitive.kind.is_channel())
+    };
+    for c in r.chains.iter().filter(worth).take(limit) {
         let last = c.goids.last().map_or(0, |g| g.0);
         writeln!(out, "\n{}.", c.sentence())?;
         writeln!(
@@ -125,46 +135,11 @@ pub fn text(out: &mut dyn Write, r: &Locks, limit: usize) -> io::Result<()> {
             step(out, l.waiter, l.holder, &l.primitive, l.certainty, l.held_in.as_deref(), l.deferred)?;
         }
     }
-    let rows = by_primitive(&r.edges);
-    if !rows.is_empty() {
-        writeln!(out, "\nWhat is waited for:")?;
-    }
-    for row in rows.iter().take(limit) {
-        let Some(first) = row.waiters.first() else { continue };
-        let list: Vec<Goid> = row.waiters.iter().map(|e| e.waiter).collect();
-        let p = &first.primitive;
-        write!(
-            out,
-            "  {} {} ({}): {} {}",
-            p.kind.text(),
-            p.place,
-            p.addr,
-            if list.len() == 1 { "goroutine" } else { "goroutines" },
-            ids(&list, ", ")
-        )?;
-        write!(
-            out,
-            "{}",
-            if list.len() == 1 { " waits".to_owned() } else { format!(" wait ({})", units::count(list.len() as u64)) }
-        )?;
-        if let Some(s) = row.waiters.iter().filter_map(|e| e.waited_s).reduce(f64::max) {
-            write!(out, ", for at least {}", seconds(s))?;
-        }
-        if let Some(s) = &p.state {
-            write!(out, "; {}", said(s))?;
-        }
-        writeln!(out)?;
-        for e in &row.holders {
-            let by = if e.primitive.kind.is_lock() { "held by" } else { "to be served by" };
-            match e.holder {
-                Some(h) => writeln!(out, "      {by} goroutine {h} ({}): {}", certainty(e.certainty), e.evidence)?,
-                None => writeln!(out, "      holder not known: {}", e.evidence)?,
-            }
-        }
-    }
-    if rows.len() > limit {
-        writeln!(out, "  ... and {} more (--limit 0 shows all)", rows.len() - limit)?;
-    }
+    let (channels, locks): (Vec<Row<'_>>, Vec<Row<'_>>) = by_primitive(&r.edges)
+        .into_iter()
+        .partition(|row| row.waiters.first().is_some_and(|e| e.primitive.kind.is_channel()));
+    rows(out, "What is waited for:", &locks, limit)?;
+    rows(out, "Channels, and who is on the way to serve them (no finding by itself):", &channels, limit.min(8))?;
     if !r.leak_groups.is_empty() {
         writeln!(
             out,
@@ -187,6 +162,43 @@ pub fn text(out: &mut dyn Write, r: &Locks, limit: usize) -> io::Result<()> {
         )?;
     }
     leaks(out, &r.idle, limit.min(8))
+}
+
+fn rows(out: &mut dyn Write, title: &str, rows: &[Row<'_>], limit: usize) -> io::Result<()> {
+    if !rows.is_empty() {
+        writeln!(out, "\n{title}")?;
+    }
+    for row in rows.iter().take(limit) {
+        let Some(first) = row.waiters.first() else { continue };
+        let list: Vec<Goid> = row.waiters.iter().map(|e| e.waiter).collect();
+        let p = &first.primitive;
+        let (noun, verb) = match list.len() {
+            1 => ("goroutine", " waits".to_owned()),
+            n => ("goroutines", format!(" wait ({})", units::count(n as u64))),
+        };
+        write!(out, "  {} {} ({}): {noun} {}{verb}", p.kind.text(), p.place, p.addr, ids(&list, ", "))?;
+        if let Some(s) = row.waiters.iter().filter_map(|e| e.waited_s).reduce(f64::max) {
+            write!(out, ", for at least {}", seconds(s))?;
+        }
+        if let Some(s) = &p.state {
+            write!(out, "; {}", said(s))?;
+        }
+        if row.waiters.iter().any(|e| e.other_cases) {
+            write!(out, "; the select has other cases")?;
+        }
+        writeln!(out)?;
+        for e in &row.holders {
+            let by = if e.primitive.kind.is_lock() { "held by" } else { "to be served by" };
+            match e.holder {
+                Some(h) => writeln!(out, "      {by} goroutine {h} ({}): {}", certainty(e.certainty), e.evidence)?,
+                None => writeln!(out, "      holder not known: {}", e.evidence)?,
+            }
+        }
+    }
+    if rows.len() > limit {
+        writeln!(out, "  ... and {} more (--limit 0 shows all)", rows.len() - limit)?;
+    }
+    Ok(())
 }
 
 /// One link of a chain or cycle.
@@ -232,19 +244,20 @@ fn leaks(out: &mut dyn Write, groups: &[LeakGroup], limit: usize) -> io::Result<
     Ok(())
 }
 
+/// Edges worth drawing: a select that something unknown may end waits for nobody in particular.
+pub fn drawn(r: &Locks) -> impl Iterator<Item = &Edge> {
+    r.edges.iter().filter(|e| !e.other_cases)
+}
+
 /// For `dot -Tsvg`. Names are quoted; quotes in them are escaped.
 pub fn dot(out: &mut dyn Write, r: &Locks) -> io::Result<()> {
     let quote = |s: &str| s.replace('\\', "\\\\").replace('"', "\\\"");
     writeln!(out, "digraph locks {{\n  rankdir=LR;\n  node [fontname=\"sans-serif\"];")?;
     let in_cycle: BTreeSet<Goid> = r.cycles.iter().flatten().copied().collect();
     let leaked: BTreeSet<Goid> = r.proven_leaks.iter().copied().collect();
-    let all: BTreeSet<Goid> = r
-        .edges
-        .iter()
-        .flat_map(|e| [Some(e.waiter), e.holder])
-        .flatten()
-        .chain(r.proven_leaks.iter().copied())
-        .collect();
+    let edges: Vec<&Edge> = drawn(r).collect();
+    let all: BTreeSet<Goid> =
+        edges.iter().flat_map(|e| [Some(e.waiter), e.holder]).flatten().chain(r.proven_leaks.iter().copied()).collect();
     for g in all {
         let color = if in_cycle.contains(&g) {
             ", color=red"
@@ -257,7 +270,7 @@ pub fn dot(out: &mut dyn Write, r: &Locks) -> io::Result<()> {
     }
     let mut primitives = std::collections::BTreeMap::new();
     let name = |e: &Edge| format!("p{:x}", e.primitive.addr.0);
-    for e in &r.edges {
+    for e in &edges {
         primitives.entry(name(e)).or_insert_with(|| {
             format!("{} {}\\n{}", e.primitive.kind.text(), quote(&e.primitive.place), e.primitive.addr)
         });
@@ -265,13 +278,13 @@ pub fn dot(out: &mut dyn Write, r: &Locks) -> io::Result<()> {
     for (id, label) in primitives {
         writeln!(out, "  {id} [shape=box, label=\"{label}\"];")?;
     }
-    let mut drawn = BTreeSet::new();
-    for e in &r.edges {
-        if drawn.insert((e.waiter, e.primitive.addr, None)) {
+    let mut done = BTreeSet::new();
+    for e in &edges {
+        if done.insert((e.waiter, e.primitive.addr, None)) {
             writeln!(out, "  g{} -> {};", e.waiter, name(e))?;
         }
         if let Some(h) = e.holder
-            && drawn.insert((h, e.primitive.addr, Some(())))
+            && done.insert((h, e.primitive.addr, Some(())))
         {
             let style = if e.certainty == Certainty::Sure { "solid" } else { "dashed" };
             writeln!(out, "  {} -> g{h} [style={style}, label=\"{}\"];", name(e), certainty(e.certainty))?;

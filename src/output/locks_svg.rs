@@ -5,7 +5,7 @@ use std::{
     io::{self, Write},
 };
 
-use super::locks::{certainty, said};
+use super::locks::{certainty, drawn, said};
 use crate::{
     analysis::locks::{Certainty, Locks},
     base::{Addr, Goid, units},
@@ -31,9 +31,9 @@ struct Node {
 fn nodes(r: &Locks) -> Vec<Node> {
     let in_cycle: std::collections::HashSet<Goid> = r.cycles.iter().flatten().copied().collect();
     let leaked: std::collections::HashSet<Goid> = r.proven_leaks.iter().copied().collect();
-    let holds: std::collections::HashSet<Goid> = r.edges.iter().filter_map(|e| e.holder).collect();
+    let holds: std::collections::HashSet<Goid> = drawn(r).filter_map(|e| e.holder).collect();
     let mut waits: BTreeMap<Goid, Vec<Addr>> = BTreeMap::new();
-    for e in &r.edges {
+    for e in drawn(r) {
         let list = waits.entry(e.waiter).or_default();
         if !list.contains(&e.primitive.addr) {
             list.push(e.primitive.addr);
@@ -41,7 +41,7 @@ fn nodes(r: &Locks) -> Vec<Node> {
     }
     let mut out: Vec<Node> = Vec::new();
     let mut primitives: HashMap<Addr, usize> = HashMap::new();
-    for e in &r.edges {
+    for e in drawn(r) {
         primitives.entry(e.primitive.addr).or_insert_with(|| {
             let mut lines =
                 vec![format!("{} {}", e.primitive.kind.text(), e.primitive.place), e.primitive.addr.to_string()];
@@ -94,7 +94,7 @@ fn nodes(r: &Locks) -> Vec<Node> {
         goroutines.insert(g, out.len());
         out.push(node);
     }
-    for e in &r.edges {
+    for e in drawn(r) {
         if let Some(to) = e.holder.and_then(|h| goroutines.get(&h).copied()) {
             let from = primitives[&e.primitive.addr];
             if !out[from].next.iter().any(|n| n.0 == to) {

@@ -24,6 +24,21 @@ pub enum Held {
     Receive,
     /// Sends to a channel or closes it: what a blocked receiver waits for.
     Send,
+    /// The lock of a descriptor of internal/poll that all its readers share, by the address of the FD.
+    FdRead,
+    /// The same of its writers.
+    FdWrite,
+}
+
+/// How the key of a lookup in a map is passed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeyKind {
+    /// Address and length of a string.
+    Text,
+    /// A number of so many bytes.
+    Word(usize),
+    /// Its address.
+    Pointed,
 }
 
 /// What a call does.
@@ -35,6 +50,10 @@ pub enum Api {
     Try(Held),
     /// `(*WaitGroup).Add`: the second argument says.
     GroupAdd,
+    /// `(*fdMutex).rwlock` (+1), `rwunlock` (-1): the second argument says whether for reading.
+    FdLock(i8),
+    /// A lookup in a map, which changes nothing (an assignment looks up first).
+    Lookup(KeyKind),
     DeferReturn,
     /// runtime.deferproc: the first argument is the function value.
     Defer,
@@ -50,6 +69,21 @@ pub enum Api {
 pub fn api(name: &str) -> Option<Api> {
     use Held::*;
     let name = name.strip_prefix("internal/").filter(|n| n.starts_with("sync.(")).unwrap_or(name);
+    if let Some(name) = name.strip_prefix("internal/poll.") {
+        return Some(match name {
+            "(*FD).readLock" => Api::Step(FdRead, 1),
+            "(*FD).readUnlock" => Api::Step(FdRead, -1),
+            "(*FD).writeLock" => Api::Step(FdWrite, 1),
+            "(*FD).writeUnlock" => Api::Step(FdWrite, -1),
+            "(*fdMutex).rwlock" => Api::FdLock(1),
+            "(*fdMutex).rwunlock" => Api::FdLock(-1),
+            _ => return None,
+        });
+    }
+    // A method value: a function of its own that takes the receiver from its closure and calls the method.
+    if name.ends_with("-fm") {
+        return None;
+    }
     if !name.starts_with("sync.") && !name.starts_with("runtime.") {
         return matches!(name, "os.Exit" | "log.Fatal" | "log.Fatalf" | "log.Fatalln" | "syscall.Exit")
             .then_some(Api::Ends);
@@ -69,6 +103,17 @@ pub fn api(name: &str) -> Option<Api> {
         "sync.(*Cond).Signal" | "sync.(*Cond).Broadcast" => Api::Step(Cond, -1),
         "runtime.chanrecv1" | "runtime.chanrecv2" => Api::Step(Receive, -1),
         "runtime.chansend1" | "runtime.closechan" => Api::Step(Send, -1),
+        "runtime.mapaccess1_faststr" | "runtime.mapaccess2_faststr" | "runtime.mapassign_faststr" => {
+            Api::Lookup(KeyKind::Text)
+        }
+        "runtime.mapaccess1_fast64"
+        | "runtime.mapaccess2_fast64"
+        | "runtime.mapassign_fast64"
+        | "runtime.mapassign_fast64ptr" => Api::Lookup(KeyKind::Word(8)),
+        "runtime.mapaccess1_fast32" | "runtime.mapaccess2_fast32" | "runtime.mapassign_fast32" => {
+            Api::Lookup(KeyKind::Word(4))
+        }
+        "runtime.mapaccess1" | "runtime.mapaccess2" | "runtime.mapassign" => Api::Lookup(KeyKind::Pointed),
         "runtime.deferreturn" => Api::DeferReturn,
         "runtime.deferproc" => Api::Defer,
         "runtime.deferprocStack" => Api::DeferStack,
@@ -102,6 +147,8 @@ pub struct Code<'i> {
 
 /// Helpers larger than this are not stepped into.
 const SMALL: usize = 1024;
+/// Nor, where all that speaks for it is a call of a function value or an interface's method, larger than this.
+const TINY: u64 = 256;
 /// Instructions of one function that are looked at.
 const MAX_FUNCTION: usize = 1 << 17;
 
@@ -211,7 +258,13 @@ impl<'i> Code<'i> {
         std::iter::from_fn(move || d.can_decode().then(|| d.decode())).take(MAX_FUNCTION)
     }
 
-    /// Is it a small helper that lets go of something, itself or through another such helper?
+    /// Functions that `f` calls directly.
+    pub fn callees(&self, f: &Func<'i>) -> Vec<Addr> {
+        self.body(f).filter(|i| i.is_call_near()).map(|i| Addr(i.near_branch_target())).collect()
+    }
+
+    /// Is it a small helper that lets go of something, itself or through another such helper, or may do so through a function
+    /// value or an interface?
     pub fn worth_entering(&mut self, entry: Addr, depth: u32) -> bool {
         if let Some(&known) = self.small.get(&entry.0) {
             return known;
@@ -221,9 +274,11 @@ impl<'i> Code<'i> {
         let Some(f) = self.function(entry).filter(|f| f.entry() == entry) else { return false };
         let small = f.end().distance_from(entry).is_some_and(|n| n <= SMALL as u64);
         let own = f.name().starts_with("runtime.");
+        let tiny = f.end().distance_from(entry).is_some_and(|n| n <= TINY);
         let mut found = false;
         if small && !own {
             for i in self.body(&f).collect::<Vec<_>>() {
+                found |= tiny && matches!(i.flow_control(), FlowControl::IndirectCall | FlowControl::IndirectBranch);
                 let step = match self.inlined(&i) {
                     Some((a, _)) => Some(a),
                     None if i.is_call_near() || i.is_jmp_near() || i.is_jmp_short() => {
@@ -239,7 +294,7 @@ impl<'i> Code<'i> {
                     }
                     None => None,
                 };
-                found |= matches!(step, Some(Api::Step(..) | Api::GroupAdd));
+                found |= matches!(step, Some(Api::Step(..) | Api::GroupAdd | Api::FdLock(_)));
             }
         }
         self.small.insert(entry.0, found);

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 
-use super::{Certainty, Edge, Primitive};
+use super::{Certainty, Edge, Primitive, state::State};
 use crate::{
     analysis::goroutines::{StackFrame, symbolize, waited},
-    base::Goid,
+    base::{Addr, Goid},
     graph::build::Built,
     os::descriptors::Descriptors,
     runtime::{
@@ -42,6 +42,61 @@ pub struct Doing {
     pub peer: Option<String>,
     /// Innermost function of the program's own.
     pub frame: Option<StackFrame>,
+}
+
+/// What one goroutine waits for, with all that is known of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Waiting {
+    pub kind: WaitKind,
+    /// The primitive; `None` where there is none, or it was not found.
+    pub addr: Option<Addr>,
+    /// Channels of its operation: of a select every case.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cases: Vec<WaitCase>,
+    #[serde(flatten)]
+    pub doing: Doing,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct WaitCase {
+    pub chan: Addr,
+    pub send: bool,
+}
+
+/// What goroutine `index` waits for; arguments as of `doing`.
+pub fn waiting(
+    rt: &Runtime,
+    built: &Built,
+    waits: &[Wait],
+    index: usize,
+    descriptors: Option<&mut Descriptors>,
+    now: Option<u64>,
+) -> Waiting {
+    let w = &waits[index];
+    Waiting {
+        kind: w.kind,
+        addr: Some(w.addr).filter(|a| !a.is_null()),
+        cases: w.cases.iter().map(|c| WaitCase { chan: c.chan, send: c.send }).collect(),
+        doing: doing(rt, built, waits, index, descriptors, now),
+    }
+}
+
+impl Waiting {
+    /// `[select] receive 0xc000012345 or send 0xc000012346, in main.f (f.go:3)`.
+    pub fn words(&self) -> String {
+        let said = self.doing.words();
+        let cases: Vec<String> =
+            self.cases.iter().map(|c| format!("{} {}", if c.send { "send" } else { "receive" }, c.chan)).collect();
+        let what = match (self.cases.is_empty(), self.addr) {
+            (false, _) => cases.join(" or "),
+            (true, Some(a)) => format!("{} {a}", self.kind.text()),
+            _ => return said,
+        };
+        match said.split_once(']') {
+            Some((state, rest)) => format!("{state}] {what}{rest}"),
+            None => format!("{said} {what}"),
+        }
+    }
 }
 
 /// One step of a chain.
@@ -117,19 +172,49 @@ pub fn cycles(edges: &[Edge]) -> Vec<Vec<Goid>> {
     out
 }
 
-/// For each waiter the holders that have to act. A channel, group or Cond that several could serve waits for any of them.
+/// For each waiter the holders that have to act. A select that something unknown may end waits for nobody. A channel or Cond that several could serve waits for any of them: these are
+/// followed only where all of them are stuck themselves.
 fn followed(edges: &[Edge]) -> BTreeMap<Goid, Vec<Goid>> {
     let mut next: BTreeMap<Goid, Vec<Goid>> = BTreeMap::new();
-    let mut any: HashMap<Goid, usize> = HashMap::new();
-    for e in edges.iter().filter(|e| e.certainty <= Certainty::Likely) {
+    // Those for whom one of several is enough.
+    let mut any: HashSet<Goid> = HashSet::new();
+    for e in edges.iter().filter(|e| e.certainty <= Certainty::Likely && !e.other_cases) {
         if let Some(h) = e.holder {
-            if !e.primitive.kind.is_lock() {
-                *any.entry(e.waiter).or_default() += 1;
+            let list = next.entry(e.waiter).or_default();
+            if !list.contains(&h) {
+                list.push(h);
             }
-            next.entry(e.waiter).or_default().push(h);
+            if !e.primitive.kind.is_lock() {
+                any.insert(e.waiter);
+            }
         }
     }
-    next.retain(|g, _| any.get(g).is_none_or(|&n| n == 1));
+    // As many calls of Done are missing as there are goroutines on their way to one, or more: each has to come.
+    for e in edges {
+        if let Some(State::WaitGroup { counter, .. }) = e.primitive.state
+            && next.get(&e.waiter).is_some_and(|l| counter as usize >= l.len())
+        {
+            any.remove(&e.waiter);
+        }
+    }
+    // The greatest set of goroutines none of which can go on unless another of them does.
+    let mut stuck: HashSet<Goid> = next.keys().copied().collect();
+    let mut waiters: HashMap<Goid, Vec<Goid>> = HashMap::new();
+    for (&g, list) in &next {
+        list.iter().for_each(|&h| waiters.entry(h).or_default().push(g));
+    }
+    let goes_on = |g: &Goid, stuck: &HashSet<Goid>| match any.contains(g) {
+        true => next[g].iter().any(|h| !stuck.contains(h)),
+        false => !next[g].iter().any(|h| stuck.contains(h)),
+    };
+    let mut todo: Vec<Goid> = next.keys().copied().collect();
+    while let Some(g) = todo.pop() {
+        if stuck.contains(&g) && goes_on(&g, &stuck) {
+            stuck.remove(&g);
+            todo.extend(waiters.get(&g).into_iter().flatten().filter(|w| stuck.contains(w)));
+        }
+    }
+    next.retain(|g, list| !any.contains(g) || list.len() == 1 || stuck.contains(g));
     next
 }
 

@@ -6,11 +6,15 @@
 //! saves no registers), so the receiver of a coming Unlock can be read, the bits and closures of deferred calls
 //! included. amd64 only.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use iced_x86::{ConditionCode, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{FlowControl, Instruction};
 
-use super::calls::{Api, Code, Held};
+use super::{
+    calls::{Api, Code, Held, KeyKind},
+    lookup,
+    machine::{Flags, Machine, RDX, RSP, State},
+};
 use crate::{
     base::{Addr, bytes},
     image::pclntab::funcdata,
@@ -50,81 +54,29 @@ pub struct Release {
 
 /// Instructions run for one frame.
 const MAX_STEPS: usize = 20_000;
+/// Rounds of one loop that are run before its conditions are no longer decided.
+const MAX_ROUNDS: u32 = 16;
+/// Groups of maps that are looked at for all goroutines together, and for one.
+const MAX_GROUPS: u64 = 1 << 22;
+const MAX_GROUPS_EACH: std::ops::RangeInclusive<u64> = 64..=4096;
 /// Frames run for one goroutine.
 const MAX_FRAMES: usize = 64;
 /// Helpers stepped into, one in the other.
 const MAX_DEPTH: u32 = 6;
 
-#[derive(Clone, Copy, Debug, Default)]
-enum Flags {
-    #[default]
-    Unknown,
-    /// Of a comparison of two values of so many bytes.
-    Compare(u64, u64, u32),
-    /// Only zero and sign are known, of a result.
-    Result(u64, u32),
-}
-
-#[derive(Clone, Debug)]
-struct State {
-    pc: u64,
-    regs: [Option<u64>; 16],
-    xmm: [Option<u128>; 16],
-    flags: Flags,
-    /// Words changed on this way, by address / 8; `None`: changed to what is not known.
-    memory: BTreeMap<u64, Option<u64>>,
-    balance: BTreeMap<Thing, i8>,
-    released: BTreeSet<Thing>,
-    /// Deferred functions registered on this way: (sp of the frame, function value).
-    defers: Vec<(u64, u64)>,
-    depth: u32,
-}
-
-const RSP: usize = 4;
-const RDX: usize = 2;
-
-fn number(r: Register) -> Option<usize> {
-    let full = r.full_register();
-    full.is_gpr64().then(|| full.number())
-}
-
-fn mask(size: u32) -> u64 {
-    if size >= 8 { u64::MAX } else { (1 << (8 * size)) - 1 }
-}
-
-impl State {
-    fn reg(&self, r: Register) -> Option<u64> {
-        if matches!(r, Register::AH | Register::BH | Register::CH | Register::DH) {
-            return None;
-        }
-        Some(self.regs[number(r)?]? & mask(r.size() as u32))
-    }
-
-    fn set(&mut self, r: Register, value: Option<u64>) {
-        let Some(n) = number(r) else { return };
-        let size = r.size() as u32;
-        self.regs[n] = match (value, size) {
-            _ if matches!(r, Register::AH | Register::BH | Register::CH | Register::DH) => None,
-            // 32-bit writes clear the upper half; of narrower ones only the written part is asked for later.
-            (Some(v), 4) => Some(v & mask(4)),
-            (Some(v), 1 | 2) => Some(self.regs[n].unwrap_or(0) & !mask(size) | v & mask(size)),
-            (v, _) => v,
-        };
-    }
-}
-
-/// Where two ways are taken for one: pc, stack pointer, balance.
-type Met = (u64, u64, Vec<(Thing, i8)>);
+/// Where two ways are taken for one: pc, stack pointer, whether conditions are decided, balance.
+type Met = (u64, u64, bool, Vec<(Thing, i8)>);
 
 struct Run<'r, 'c, 'i> {
-    rt: &'r Runtime,
+    m: Machine<'r>,
     code: &'c mut Code<'i>,
-    info: InstructionInfoFactory,
     /// Pending deferred functions of the goroutine: (sp of the frame, function value).
     defers: Vec<(u64, u64)>,
     /// A frame's end: returning above this stack pointer.
     end_sp: u64,
     steps: usize,
+    /// Groups of maps that may still be looked at.
+    groups: u64,
     broken: bool,
 }
 
@@ -160,6 +112,11 @@ fn pending(rt: &Runtime, g: &Goroutine) -> Vec<(u64, u64)> {
     out
 }
 
+/// Groups of maps that may be looked at for one of so many goroutines.
+fn groups(of: usize) -> u64 {
+    (MAX_GROUPS / of.max(1) as u64).clamp(*MAX_GROUPS_EACH.start(), *MAX_GROUPS_EACH.end())
+}
+
 /// Functions below the program's own code: their frames are not run, what they are in the middle of is `in_flight`.
 fn skipped(name: &str) -> bool {
     let name = name.strip_prefix("internal/").unwrap_or(name);
@@ -169,10 +126,12 @@ fn skipped(name: &str) -> bool {
         || name.starts_with("sync.(*RWMutex).")
         || name.starts_with("sync.(*WaitGroup).")
         || name.starts_with("poll.runtime_")
+        || name.starts_with("poll.(*fdMutex).")
+        || matches!(name, "poll.(*FD).readLock" | "poll.(*FD).writeLock")
 }
 
 /// What `g` will let go of. `in_flight`: what it is about to take where it is parked. `unknown`: bytes of its stack that
-/// the operation it is parked in will overwrite.
+/// the operation it is parked in will overwrite. `of`: goroutines that are asked about in all.
 pub fn releases(
     rt: &Runtime,
     code: &mut Code<'_>,
@@ -180,12 +139,14 @@ pub fn releases(
     stack: &Stack,
     in_flight: Option<Thing>,
     unknown: Option<(Addr, u64)>,
+    of: usize,
 ) -> (Vec<Release>, bool) {
+    let mut groups = groups(of);
     let mut out = Vec::new();
     let mut complete = stack.truncated.is_none();
     let mut carry: BTreeMap<Thing, i8> = in_flight.map(|t| (t, 1)).into_iter().collect();
     let defers = pending(rt, g);
-    let mut started = false;
+    let (mut started, mut deferring, mut panicking) = (false, false, None);
     for (n, frame) in stack.frames.iter().enumerate() {
         let Some(f) = code.function(frame.pc) else {
             complete = false;
@@ -195,6 +156,31 @@ pub fn releases(
             continue;
         }
         started = true;
+        // Deferred calls under way: what is left of them comes next (runtime/panic.go).
+        match f.name() {
+            "runtime.deferreturn" => {
+                deferring = true;
+                continue;
+            }
+            "runtime.gopanic" => {
+                panicking = Some(n);
+                continue;
+            }
+            name if panicking.is_some() && name.starts_with("runtime.") && name != "runtime.goexit" => continue,
+            _ => {}
+        }
+        if let Some(at) = panicking {
+            // Its deferred calls come, whoever recovers. What else it would have done does not, or not for certain.
+            let own = deferred(rt, code, g, frame, of);
+            out.extend(own.iter().map(|&thing| Release { thing, frame: n as u32, must: true }));
+            carry.retain(|t, _| !own.contains(t));
+            if stack.frames[at + 1..n]
+                .iter()
+                .all(|f| code.function(f.pc).is_some_and(|f| f.name().starts_with("runtime.")))
+            {
+                continue;
+            }
+        }
         if f.name() == "runtime.goexit" || f.name() == "runtime.main" {
             break;
         }
@@ -203,15 +189,18 @@ pub fn releases(
             break;
         }
         let mut run = Run {
-            rt,
+            m: Machine::new(rt),
             code,
-            info: InstructionInfoFactory::new(),
             defers: defers.clone(),
             end_sp: frame.fp.0,
             steps: 0,
+            groups,
             broken: false,
         };
         let mut state = start(frame);
+        if std::mem::take(&mut deferring) {
+            state.pc = before_call(run.code, frame.pc).unwrap_or(frame.pc.0);
+        }
         if n == 0
             && let Some(r) = &g.regs
             && let &[r15, _r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, ..] = &r.general[..]
@@ -225,14 +214,23 @@ pub fn releases(
         }
         state.balance = carry.clone();
         let result = run.frame(state);
+        groups = run.groups;
         complete &= result.complete;
         for &thing in &result.may {
-            let must = result.must.contains(&thing) && result.complete;
+            let must = result.must.contains(&thing) && result.complete && panicking.is_none();
             out.push(Release { thing, frame: n as u32, must });
         }
         carry = result.carry;
     }
     (out, complete)
+}
+
+/// The call of deferreturn that returns to `pc`.
+fn before_call(code: &mut Code<'_>, pc: Addr) -> Option<u64> {
+    const CALL: u64 = 5;
+    let at = pc.0.checked_sub(CALL)?;
+    let i = code.instruction(Addr(at)).filter(|i| i.is_call_near())?;
+    matches!(code.api_at(Addr(i.near_branch_target())), Some(Api::DeferReturn)).then_some(at)
 }
 
 /// Deferred calls of one frame that are looked at.
@@ -243,7 +241,8 @@ const MAX_DEFERS: usize = 64;
 /// Open-coded ones have a bit each in a byte of the frame and a slot for the function value; where these lie is in
 /// FUNCDATA_OpenCodedDeferInfo (runtime/panic.go: runOpenDeferFrame up to 1.21, initOpenCodedDefers since). All others have a
 /// record with the frame's sp. Cost: up to `MAX_STEPS` instructions a call.
-pub fn deferred(rt: &Runtime, code: &mut Code<'_>, g: &Goroutine, frame: &Frame) -> BTreeSet<Thing> {
+pub fn deferred(rt: &Runtime, code: &mut Code<'_>, g: &Goroutine, frame: &Frame, of: usize) -> BTreeSet<Thing> {
+    let mut groups = groups(of);
     let mut values: Vec<u64> =
         pending(rt, g).into_iter().filter(|d| d.0 == frame.sp.0).map(|d| d.1).take(MAX_DEFERS).collect();
     values.extend(open_coded(rt, code, frame).unwrap_or_default());
@@ -258,16 +257,10 @@ pub fn deferred(rt: &Runtime, code: &mut Code<'_>, g: &Goroutine, frame: &Frame)
         state.regs[RSP] = Some(frame.sp.0.wrapping_sub(8));
         state.regs[RDX] = Some(value);
         state.pc = entry;
-        let mut run = Run {
-            rt,
-            code,
-            info: InstructionInfoFactory::new(),
-            defers: Vec::new(),
-            end_sp: frame.sp.0,
-            steps: 0,
-            broken: false,
-        };
+        let mut run =
+            Run { m: Machine::new(rt), code, defers: Vec::new(), end_sp: frame.sp.0, steps: 0, groups, broken: false };
         out.extend(run.frame(state).may);
+        groups = run.groups;
     }
     out
 }
@@ -318,6 +311,8 @@ fn start(frame: &Frame) -> State {
         released: BTreeSet::new(),
         defers: Vec::new(),
         depth: 0,
+        wide: false,
+        decided: BTreeSet::new(),
     }
 }
 
@@ -326,6 +321,7 @@ impl Run<'_, '_, '_> {
     fn frame(&mut self, first: State) -> Outcome {
         let mut out = Outcome::default();
         let mut seen: HashSet<Met> = HashSet::new();
+        let mut rounds: HashMap<Met, u32> = HashMap::new();
         let mut todo = vec![first];
         let mut must: Option<BTreeSet<Thing>> = None;
         let mut endless: Option<BTreeSet<Thing>> = None;
@@ -339,7 +335,11 @@ impl Run<'_, '_, '_> {
         // Ways that meet with the same balance go on alike; only one is followed.
         let key = |s: &State, pc: u64| {
             let balance: Vec<(Thing, i8)> = s.balance.iter().map(|(&t, &n)| (t, n)).collect();
-            (pc, s.regs[RSP].unwrap_or(0), balance)
+            (pc, s.regs[RSP].unwrap_or(0), s.wide, balance)
+        };
+        // Has no way been here? One that has is gone on with once more, to find the ends of the loop.
+        let fresh = |seen: &mut HashSet<Met>, s: &mut State| {
+            seen.insert(key(s, s.pc)) || !std::mem::replace(&mut s.wide, true) && seen.insert(key(s, s.pc))
         };
         while let Some(mut s) = todo.pop() {
             loop {
@@ -351,20 +351,22 @@ impl Run<'_, '_, '_> {
                 match self.step(&mut s) {
                     Next::One => {}
                     Next::Loop => {
-                        if !seen.insert(key(&s, s.pc)) {
+                        // Rounds that known values decide are run; not for ever.
+                        let round = rounds.entry(key(&s, s.pc)).or_insert(0);
+                        *round += 1;
+                        if *round > MAX_ROUNDS && !fresh(&mut seen, &mut s) {
                             meet(&mut endless, &s.released);
                             out.may.extend(&s.released);
                             break;
                         }
                     }
                     Next::Fork(pc) => {
-                        let (a, b) = (seen.insert(key(&s, pc)), seen.insert(key(&s, s.pc)));
-                        if a {
-                            let mut other = s.clone();
-                            other.pc = pc;
+                        let mut other = s.clone();
+                        other.pc = pc;
+                        if fresh(&mut seen, &mut other) {
                             todo.push(other);
                         }
-                        if !b {
+                        if !fresh(&mut seen, &mut s) {
                             meet(&mut endless, &s.released);
                             out.may.extend(&s.released);
                             break;
@@ -398,132 +400,6 @@ impl Run<'_, '_, '_> {
         out
     }
 
-    fn load_word(&self, s: &State, number: u64) -> Option<u64> {
-        match s.memory.get(&number) {
-            Some(&v) => v,
-            None => self.rt.target.read_u64(Addr(number.checked_mul(8)?)).ok(),
-        }
-    }
-
-    fn load(&self, s: &State, at: u64, size: u32) -> Option<u64> {
-        if !matches!(size, 1 | 2 | 4 | 8) {
-            return None;
-        }
-        let low = self.load_word(s, at / 8)?;
-        let off = at % 8;
-        let mut value = low >> (8 * off);
-        if off + u64::from(size) > 8 {
-            value |= self.load_word(s, (at / 8).checked_add(1)?)? << (64 - 8 * off);
-        }
-        Some(value & mask(size))
-    }
-
-    fn store(&self, s: &mut State, at: u64, size: u32, value: Option<u64>) {
-        for byte in 0..u64::from(size.min(64)) {
-            let Some(to) = at.checked_add(byte) else { return };
-            if byte > 0 && to % 8 != 0 {
-                continue;
-            }
-            // The part of the value that falls into this word.
-            let (off, first) = (to % 8, byte);
-            let n = (u64::from(size) - first).min(8 - off) as u32;
-            let word = match value {
-                None => None,
-                Some(v) => {
-                    let part = if first >= 8 { 0 } else { v >> (8 * first) } & mask(n);
-                    if n == 8 {
-                        Some(part)
-                    } else {
-                        self.load_word(s, to / 8).map(|old| old & !(mask(n) << (8 * off)) | part << (8 * off))
-                    }
-                }
-            };
-            s.memory.insert(to / 8, word);
-        }
-    }
-
-    fn address(&self, s: &State, i: &Instruction) -> Option<u64> {
-        if i.segment_prefix() != Register::None {
-            return None;
-        }
-        let base = match i.memory_base() {
-            Register::None => 0,
-            Register::RIP => return Some(i.memory_displacement64()),
-            r => s.reg(r)?,
-        };
-        let index = match i.memory_index() {
-            Register::None => 0,
-            r => s.reg(r)?.wrapping_mul(i.memory_index_scale().into()),
-        };
-        Some(base.wrapping_add(index).wrapping_add(i.memory_displacement64()))
-    }
-
-    fn operand(&self, s: &State, i: &Instruction, n: u32) -> Option<u64> {
-        match i.op_kind(n) {
-            OpKind::Register => s.reg(i.op_register(n)),
-            OpKind::Memory => self.load(s, self.address(s, i)?, i.memory_size().size() as u32),
-            k if (OpKind::Immediate8..=OpKind::Immediate32to64).contains(&k) => Some(i.immediate(n)),
-            _ => None,
-        }
-    }
-
-    fn size(i: &Instruction, n: u32) -> u32 {
-        match i.op_kind(n) {
-            OpKind::Register => i.op_register(n).size() as u32,
-            OpKind::Memory => i.memory_size().size() as u32,
-            _ => 8,
-        }
-    }
-
-    fn assign(&self, s: &mut State, i: &Instruction, value: Option<u64>) {
-        match i.op0_kind() {
-            OpKind::Register => s.set(i.op0_register(), value),
-            OpKind::Memory => {
-                if let Some(at) = self.address(s, i) {
-                    self.store(s, at, i.memory_size().size() as u32, value);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn condition(flags: Flags, c: ConditionCode) -> Option<bool> {
-        use ConditionCode as C;
-        let (a, b, size, full) = match flags {
-            Flags::Unknown => return None,
-            Flags::Compare(a, b, n) => (a & mask(n), b & mask(n), n, true),
-            Flags::Result(r, n) => (r & mask(n), 0, n, false),
-        };
-        let shift = 64 - 8 * size.clamp(1, 8);
-        let (sa, sb) = ((a << shift) as i64, (b << shift) as i64);
-        Some(match c {
-            C::e => a == b,
-            C::ne => a != b,
-            C::s => ((a.wrapping_sub(b) << shift) as i64) < 0,
-            C::ns => ((a.wrapping_sub(b) << shift) as i64) >= 0,
-            _ if !full => return None,
-            C::l => sa < sb,
-            C::le => sa <= sb,
-            C::g => sa > sb,
-            C::ge => sa >= sb,
-            C::b => a < b,
-            C::be => a <= b,
-            C::a => a > b,
-            C::ae => a >= b,
-            _ => return None,
-        })
-    }
-
-    /// A call: everything but the stack pointer is lost.
-    fn forget(s: &mut State) {
-        let sp = s.regs[RSP];
-        s.regs = [None; 16];
-        s.regs[RSP] = sp;
-        s.xmm = [None; 16];
-        s.xmm[15] = Some(0);
-        s.flags = Flags::Unknown;
-    }
-
     fn count(s: &mut State, thing: Thing, step: i8) {
         let n = s.balance.entry(thing).or_insert(0);
         *n = n.saturating_add(step);
@@ -547,29 +423,47 @@ impl Run<'_, '_, '_> {
         }
         let args = s.regs;
         if closure.is_some() {
-            Self::forget(s);
+            Machine::forget(s);
             s.regs[RDX] = closure;
         } else {
             s.regs = args;
         }
         s.regs[RSP] = Some(sp.wrapping_sub(8));
-        self.store(s, sp.wrapping_sub(8), 8, Some(back));
+        self.m.store(s, sp.wrapping_sub(8), 8, Some(back));
         s.pc = entry;
         s.depth += 1;
         true
+    }
+
+    /// Where the element lies that a lookup in a map will find: (map type, map, key) are its arguments.
+    fn lookup(&mut self, s: &State, kind: KeyKind) -> Option<u64> {
+        let [rax, rbx, rcx, rdi] = [0, 3, 1, 7].map(|n| s.regs[n]);
+        let (ty, map, key) = (Addr(rax?), Addr(rbx?), rcx?);
+        let found = match kind {
+            KeyKind::Text => lookup::find_text(self.m.rt, ty, map, &mut self.groups, (Addr(key), rdi?)),
+            KeyKind::Word(n) => lookup::find(self.m.rt, ty, map, &mut self.groups, |k| k == &key.to_le_bytes()[..n]),
+            KeyKind::Pointed => {
+                let words: Option<Vec<u8>> = (0..lookup::key_size(self.m.rt, ty)?)
+                    .map(|i| self.m.load(s, key.wrapping_add(i), 1).map(|b| b as u8))
+                    .collect();
+                let words = words?;
+                lookup::find(self.m.rt, ty, map, &mut self.groups, |k| k == words)
+            }
+        };
+        found.map(|a| a.0)
     }
 
     fn call(&mut self, s: &mut State, i: &Instruction) -> Next {
         let target = if i.is_call_near() || i.is_jmp_near() || i.is_jmp_short() {
             Some(i.near_branch_target())
         } else {
-            self.operand(s, i, 0)
+            self.m.operand(s, i, 0)
         };
         let back = i.next_ip();
         let (rax, rbx) = (s.regs[0], s.regs[3]);
         let Some(target) = target else {
             // A function value that is not known: hardly ever one that lets go of a lock of its caller.
-            Self::forget(s);
+            Machine::forget(s);
             s.pc = back;
             return Next::One;
         };
@@ -580,11 +474,11 @@ impl Run<'_, '_, '_> {
                     Self::count(s, (held, Addr(a)), step);
                     if held == Held::Receive
                         && let Some(to) = rbx
-                        && let Some(f) = self.rt.layout.field(Field::HchanElemsize)
+                        && let Some(f) = self.m.rt.layout.field(Field::HchanElemsize)
                     {
-                        let n = self.load(s, a.wrapping_add(f.offset.into()), 2).unwrap_or(8) as u32;
+                        let n = self.m.load(s, a.wrapping_add(f.offset.into()), 2).unwrap_or(8) as u32;
                         for w in (0..u64::from(n)).step_by(8) {
-                            self.store(s, to.wrapping_add(w), 8, None);
+                            self.m.store(s, to.wrapping_add(w), 8, None);
                         }
                     }
                 }
@@ -594,22 +488,36 @@ impl Run<'_, '_, '_> {
                     Self::count(s, (Held::Group, Addr(a)), if (n as i64) < 0 { -1 } else { 1 });
                 }
             }
+            Some(Api::FdLock(step)) => {
+                if let (Some(a), Some(read)) = (rax, rbx) {
+                    let held = if read & 1 == 1 { Held::FdRead } else { Held::FdWrite };
+                    Self::count(s, (held, Addr(a)), step);
+                }
+            }
+            Some(Api::Lookup(kind)) => {
+                let found = self.lookup(s, kind);
+                Machine::forget(s);
+                s.regs[0] = found;
+                s.regs[3] = found.map(|_| 1);
+                s.pc = back;
+                return Next::One;
+            }
             Some(Api::Defer) => {
                 if let (Some(sp), Some(f)) = (s.regs[RSP], rax) {
                     s.defers.push((sp, f));
                 }
-                Self::forget(s);
+                Machine::forget(s);
                 s.regs[0] = Some(0);
                 s.pc = back;
                 return Next::One;
             }
             Some(Api::DeferStack) => {
-                if let (Some(sp), Some(d), Some(f)) = (s.regs[RSP], rax, self.rt.layout.field(Field::DeferFn))
-                    && let Some(f) = self.load(s, d.wrapping_add(f.offset.into()), 8)
+                if let (Some(sp), Some(d), Some(f)) = (s.regs[RSP], rax, self.m.rt.layout.field(Field::DeferFn))
+                    && let Some(f) = self.m.load(s, d.wrapping_add(f.offset.into()), 8)
                 {
                     s.defers.push((sp, f));
                 }
-                Self::forget(s);
+                Machine::forget(s);
                 s.regs[0] = Some(0);
                 s.pc = back;
                 return Next::One;
@@ -631,12 +539,12 @@ impl Run<'_, '_, '_> {
                     }
                 };
                 if let Some(f) = next {
-                    let entry = self.load(s, f, 8);
+                    let entry = self.m.load(s, f, 8);
                     let again = i.ip();
                     match entry {
                         Some(e) if self.enter(s, e, Some(f), again) => return Next::One,
                         Some(_) => {
-                            Self::forget(s);
+                            Machine::forget(s);
                             s.pc = again;
                             return Next::One;
                         }
@@ -658,7 +566,7 @@ impl Run<'_, '_, '_> {
                 }
             }
         }
-        Self::forget(s);
+        Machine::forget(s);
         s.pc = back;
         Next::One
     }
@@ -670,7 +578,7 @@ impl Run<'_, '_, '_> {
         };
         let next = i.next_ip();
         if let Some((api, off)) = self.code.inlined(&i)
-            && let Some(at) = self.address(s, &i)
+            && let Some(at) = self.m.address(s, &i)
             && let Api::Step(held, step) = api
         {
             Self::count(s, (held, Addr(at.wrapping_sub(off))), step);
@@ -685,7 +593,7 @@ impl Run<'_, '_, '_> {
                 if sp.wrapping_add(8) >= self.end_sp {
                     return Next::Returned;
                 }
-                let Some(back) = self.load(s, sp, 8) else {
+                let Some(back) = self.m.load(s, sp, 8) else {
                     self.broken = true;
                     return Next::Dead;
                 };
@@ -707,7 +615,9 @@ impl Run<'_, '_, '_> {
             }
             FlowControl::ConditionalBranch => {
                 let to = i.near_branch_target();
-                return match Self::condition(s.flags, i.condition_code()) {
+                let known = Machine::condition(s.flags, i.condition_code());
+                let first = known.is_none() || s.decided.insert(i.ip());
+                return match known.filter(|_| first || !s.wide) {
                     Some(true) => {
                         s.pc = to;
                         if to <= i.ip() { Next::Loop } else { Next::One }
@@ -723,7 +633,7 @@ impl Run<'_, '_, '_> {
                 };
             }
             FlowControl::IndirectBranch => {
-                let to = self.operand(s, &i, 0);
+                let to = self.m.operand(s, &i, 0);
                 let Some(to) = to.filter(|&t| self.code.function(Addr(t)).is_some()) else {
                     self.broken = true;
                     return Next::Dead;
@@ -734,7 +644,7 @@ impl Run<'_, '_, '_> {
             FlowControl::Exception | FlowControl::Interrupt => return Next::Dead,
             _ => {}
         }
-        self.plain(s, &i);
+        self.m.plain(s, &i);
         s.pc = next;
         Next::One
     }
@@ -746,7 +656,7 @@ impl Run<'_, '_, '_> {
             return Next::Dead;
         };
         let last = sp.wrapping_add(8) >= self.end_sp;
-        let back = self.load(s, sp, 8);
+        let back = self.m.load(s, sp, 8);
         let to = i.near_branch_target();
         let known = self.code.api_at(Addr(to));
         if known.is_none() && self.code.worth_entering(Addr(to), 2) && s.depth < MAX_DEPTH {
@@ -767,153 +677,5 @@ impl Run<'_, '_, '_> {
         s.depth = s.depth.saturating_sub(1);
         s.pc = back;
         Next::One
-    }
-
-    /// Everything that does not change the course.
-    fn plain(&mut self, s: &mut State, i: &Instruction) {
-        use Mnemonic as M;
-        match i.mnemonic() {
-            M::Nop | M::Endbr64 | M::Prefetcht0 | M::Prefetchnta | M::Pause => {}
-            // `xchg ax,ax` is the assembler's no-op.
-            M::Xchg if i.op0_kind() == OpKind::Register && i.op0_register() == i.op1_register() => {}
-            M::Mov | M::Movzx => {
-                let v = self.operand(s, i, 1);
-                self.assign(s, i, v);
-            }
-            M::Movsx | M::Movsxd => {
-                let shift = 64 - 8 * Self::size(i, 1).clamp(1, 8);
-                let v = self.operand(s, i, 1).map(|v| ((v << shift) as i64 >> shift) as u64);
-                self.assign(s, i, v);
-            }
-            M::Lea => {
-                let v = self.address(s, i);
-                self.assign(s, i, v);
-            }
-            M::Push => {
-                let v = self.operand(s, i, 0);
-                if let Some(sp) = s.regs[RSP].map(|sp| sp.wrapping_sub(8)) {
-                    s.regs[RSP] = Some(sp);
-                    self.store(s, sp, 8, v);
-                }
-            }
-            M::Pop => {
-                if let Some(sp) = s.regs[RSP] {
-                    let v = self.load(s, sp, 8);
-                    s.regs[RSP] = Some(sp.wrapping_add(8));
-                    self.assign(s, i, v);
-                }
-            }
-            M::Cmp | M::Test => {
-                let n = Self::size(i, 0);
-                s.flags = match (self.operand(s, i, 0), self.operand(s, i, 1)) {
-                    (Some(a), Some(b)) if i.mnemonic() == M::Cmp => Flags::Compare(a, b, n),
-                    (Some(a), Some(b)) => Flags::Compare(a & b & mask(n), 0, n),
-                    _ => Flags::Unknown,
-                };
-            }
-            M::Xor | M::Sub
-                if i.op0_kind() == OpKind::Register
-                    && i.op1_kind() == OpKind::Register
-                    && i.op0_register() == i.op1_register() =>
-            {
-                s.set(i.op0_register(), Some(0));
-                s.flags = Flags::Compare(0, 0, 8);
-            }
-            M::Add | M::Sub | M::And | M::Or | M::Xor if !i.has_lock_prefix() => {
-                let n = Self::size(i, 0);
-                let v = match (self.operand(s, i, 0), self.operand(s, i, 1)) {
-                    (Some(a), Some(b)) => {
-                        let v = match i.mnemonic() {
-                            M::Add => a.wrapping_add(b),
-                            M::Sub => a.wrapping_sub(b),
-                            M::And => a & b,
-                            M::Or => a | b,
-                            _ => a ^ b,
-                        } & mask(n);
-                        s.flags = match i.mnemonic() {
-                            M::Sub => Flags::Compare(a, b, n),
-                            M::Add => Flags::Result(v, n),
-                            _ => Flags::Compare(v, 0, n),
-                        };
-                        Some(v)
-                    }
-                    _ => {
-                        s.flags = Flags::Unknown;
-                        None
-                    }
-                };
-                self.assign(s, i, v);
-            }
-            M::Inc | M::Dec if !i.has_lock_prefix() => {
-                let n = Self::size(i, 0);
-                let step = if i.mnemonic() == M::Inc { 1 } else { u64::MAX };
-                let v = self.operand(s, i, 0).map(|a| a.wrapping_add(step) & mask(n));
-                s.flags = v.map_or(Flags::Unknown, |v| Flags::Result(v, n));
-                self.assign(s, i, v);
-            }
-            M::Movups | M::Movaps | M::Movdqu | M::Movdqa | M::Movq | M::Movd if i.op_count() == 2 => self.vector(s, i),
-            _ => self.other(s, i),
-        }
-    }
-
-    /// Copies through vector registers: zeroing, pairs of words, spills.
-    fn vector(&mut self, s: &mut State, i: &Instruction) {
-        let n = if matches!(i.mnemonic(), Mnemonic::Movq) {
-            8
-        } else if matches!(i.mnemonic(), Mnemonic::Movd) {
-            4
-        } else {
-            16
-        };
-        let value: Option<u128> = match i.op1_kind() {
-            OpKind::Register if i.op1_register().is_xmm() => s.xmm[i.op1_register().number() & 15],
-            OpKind::Register => s.reg(i.op1_register()).map(u128::from),
-            OpKind::Memory => self.address(s, i).and_then(|at| {
-                let low = self.load(s, at, n.min(8))?;
-                let high = if n == 16 { self.load(s, at.wrapping_add(8), 8)? } else { 0 };
-                Some(u128::from(low) | u128::from(high) << 64)
-            }),
-            _ => None,
-        };
-        match i.op0_kind() {
-            OpKind::Register if i.op0_register().is_xmm() => s.xmm[i.op0_register().number() & 15] = value,
-            OpKind::Register => s.set(i.op0_register(), value.map(|v| v as u64)),
-            OpKind::Memory => {
-                if let Some(at) = self.address(s, i) {
-                    self.store(s, at, n.min(8), value.map(|v| v as u64));
-                    if n == 16 {
-                        self.store(s, at.wrapping_add(8), 8, value.map(|v| (v >> 64) as u64));
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// An instruction whose result is not worked out: what it writes is not known.
-    fn other(&mut self, s: &mut State, i: &Instruction) {
-        let info = self.info.info(i);
-        let writes = |a: OpAccess| {
-            matches!(a, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
-        };
-        for r in info.used_registers().iter().filter(|r| writes(r.access())) {
-            if r.register().is_xmm() || r.register().is_ymm() || r.register().is_zmm() {
-                s.xmm[r.register().number() & 15] = None;
-            } else {
-                s.set(r.register().full_register(), None);
-            }
-        }
-        let stores: Vec<(Register, u32)> = info
-            .used_memory()
-            .iter()
-            .filter(|m| writes(m.access()))
-            .map(|m| (m.base(), m.memory_size().size() as u32))
-            .collect();
-        for (_, n) in stores {
-            if let Some(at) = self.address(s, i) {
-                self.store(s, at, n, None);
-            }
-        }
-        s.flags = Flags::Unknown;
     }
 }

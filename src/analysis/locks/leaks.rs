@@ -3,10 +3,11 @@
 //! all roots but the stacks of blocked goroutines; a goroutine whose primitive is marked may go on, so its stack is a
 //! root, too; repeat. What a global keeps is never proven, although no code may use it any more.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Serialize;
 
+use super::calls::Code;
 use crate::{
     analysis::{
         dominators::{Dominators, HolderTree},
@@ -20,6 +21,7 @@ use crate::{
         layout::Global,
         sched::waits::{Wait, WaitKind},
     },
+    target::Arch,
 };
 
 /// Goroutines that are stuck for ever, or seem so, started at the same place and waiting alike.
@@ -82,27 +84,60 @@ pub fn proven(rt: &Runtime, heap: &Heap, built: &Built, waits: &[Wait]) -> Vec<u
     stuck(heap, built, waits, None)
 }
 
-/// The proven ones, and those that only global variables lead to: nothing that can go on has what they wait for on its stack, or reaches it
-/// from there. An idle worker of a pool that a global keeps looks the same, so this is no proof.
+/// The proven ones, and those that only global variables lead to which no code refers to that goroutines are in that can go on: nor has any
+/// of these what they wait for on its stack, or reaches it from there. An idle worker of a pool that a global keeps looks the same, so this is no proof.
 pub fn proven_and_suspected(rt: &Runtime, heap: &Heap, built: &Built, waits: &[Wait]) -> (Vec<usize>, Vec<usize>) {
     // The runtime's own variables are no program's globals: its processors hold the timers that wake goroutines.
-    let own: Vec<Addr> = Global::ALL.iter().filter_map(|&g| rt.globals.get(g)).collect();
+    let mut own: Vec<Addr> = Global::ALL.iter().filter_map(|&g| rt.globals.get(g)).collect();
+    own.extend(touched(rt, built, waits));
+    own.sort_unstable();
     let (proven, mut out) = rayon::join(|| proven(rt, heap, built, waits), || stuck(heap, built, waits, Some(&own)));
     out.retain(|i| proven.binary_search(i).is_err());
     (proven, out)
 }
 
+/// Global variables that code refers to in which goroutines are that can go on, or that it calls, two calls deep: os/signal's table of
+/// channels, say. Sorted. Cost: each such function is decoded once.
+fn touched(rt: &Runtime, built: &Built, waits: &[Wait]) -> Vec<Addr> {
+    const DEPTH: u32 = 2;
+    const MOST: usize = 20_000;
+    let mut out = Vec::new();
+    if rt.target.arch != Arch::Amd64 {
+        return out;
+    }
+    let code = Code::new(&rt.image, 0);
+    let mut seen: HashSet<Addr> = HashSet::new();
+    let mut todo: Vec<(Addr, u32)> = Vec::new();
+    for (stack, _) in built.stacks.iter().zip(waits).filter(|(_, w)| !blocked(w)) {
+        todo.extend(stack.frames.iter().filter(|f| seen.insert(f.func_entry)).map(|f| (f.func_entry, 0)));
+    }
+    while let Some((entry, depth)) = todo.pop() {
+        let Some(f) = code.function(entry).filter(|f| f.entry() == entry && !f.name().starts_with("runtime.")) else {
+            continue;
+        };
+        out.extend(rt.image.global_references(&f).iter().map(|r| r.addr));
+        if depth < DEPTH && seen.len() < MOST {
+            todo.extend(code.callees(&f).into_iter().filter(|&to| seen.insert(to)).map(|to| (to, depth + 1)));
+        }
+    }
+    out
+}
+
 /// Does it come back to the channel that it waits for, as far as the code of its frames says: a loop around the receive or select,
 /// in the function that waits or in one that called it? Then no work and nobody left to give it any look alike.
-pub fn in_a_loop(code: &mut super::calls::Code<'_>, built: &Built, waits: &[Wait], index: usize) -> bool {
+pub fn in_a_loop(code: &mut Code<'_>, built: &Built, waits: &[Wait], index: usize) -> bool {
     matches!(waits[index].kind, WaitKind::ChanReceive | WaitKind::Select)
         && built.stacks[index].frames.iter().take(64).any(|f| code.comes_back(f.pc))
 }
 
-/// `only`: of the global variables, those at these addresses count as roots; `None`: all.
+/// `only`: of the global variables, those at these addresses (sorted) count as roots; `None`: all.
 fn stuck(heap: &Heap, built: &Built, waits: &[Wait], only: Option<&[Addr]>) -> Vec<usize> {
     const SLICE: u64 = 24;
-    let counts = |at: Addr| only.is_none_or(|own| own.iter().any(|o| at.distance_from(*o).is_some_and(|d| d < SLICE)));
+    let near = |own: &[Addr], at: Addr| {
+        let last = own[..own.partition_point(|&o| o <= at)].last();
+        last.is_some_and(|&o| at.distance_from(o).is_some_and(|d| d < SLICE))
+    };
+    let counts = |at: Addr| only.is_none_or(|own| near(own, at));
     let n = built.goroutines.len();
     let mut live: Vec<bool> = waits.iter().map(|w| !blocked(w)).collect();
     // `select {}` in the main goroutine keeps a program alive on purpose.

@@ -4,6 +4,8 @@
 //! |-----------|------|
 //! | `calls`   | which functions take and let go, and where code calls them |
 //! | `forward` | runs a parked goroutine's frames forward on a copy: what will it let go of |
+//! | `machine` | the copy: registers, words, instructions |
+//! | `lookup`  | where a map has the element of a key |
 //! | `state`   | what the primitives say of themselves |
 //! | `chains`  | deadlocks, chains to their last goroutine, what that one does |
 //! | `leaks`   | goroutines that nothing can wake any more |
@@ -16,6 +18,8 @@ pub mod calls;
 pub mod chains;
 pub mod forward;
 pub mod leaks;
+mod lookup;
+mod machine;
 pub mod state;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -77,6 +81,9 @@ pub struct Edge {
     pub deferred: bool,
     /// At least so many seconds (see `chains::Doing`).
     pub waited_s: Option<f64>,
+    /// Its select has other cases, of which nobody is known that would serve them: they may end the wait, too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub other_cases: bool,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -130,6 +137,7 @@ fn call(h: Held) -> &'static str {
     match h {
         Held::Mutex | Held::RwWrite => "Unlock",
         Held::RwRead => "RUnlock",
+        Held::FdRead | Held::FdWrite => "letting the descriptor go",
         Held::Group => "Done",
         Held::Cond => "a wake-up",
         Held::Receive => "a receive",
@@ -143,6 +151,8 @@ fn in_flight(w: &Wait, l: &SyncLayout) -> Option<Thing> {
         WaitKind::Mutex | WaitKind::Once => Some((Held::Mutex, w.lock)),
         WaitKind::RwRead => Some((Held::RwRead, w.addr)),
         WaitKind::RwWrite => Some((Held::RwWrite, w.addr)),
+        WaitKind::FdRead => Some((Held::FdRead, w.addr)),
+        WaitKind::FdWrite => Some((Held::FdWrite, w.addr)),
         _ => None,
     }
     .filter(|_| !w.lock.is_null() && l.mutex_sema > 0)
@@ -158,6 +168,8 @@ fn needs(w: &Wait, l: &SyncLayout) -> Vec<Thing> {
         WaitKind::RwRead => vec![(Held::RwWrite, w.addr)],
         WaitKind::RwWrite if w.sema == w.addr.offset(l.rw_writer_sem) => vec![(Held::RwRead, w.addr)],
         WaitKind::RwWrite => vec![(Held::RwWrite, w.addr)],
+        WaitKind::FdRead => vec![(Held::FdRead, w.addr)],
+        WaitKind::FdWrite => vec![(Held::FdWrite, w.addr)],
         WaitKind::WaitGroup => vec![(Held::Group, w.addr)],
         WaitKind::Cond => vec![(Held::Cond, w.addr)],
         WaitKind::ChanReceive | WaitKind::ChanSend | WaitKind::Select => {
@@ -242,7 +254,7 @@ fn run(
                 let flying = in_flight(w, l);
                 // What it is about to receive lies in its stack already, but is not there yet.
                 let unknown = w.kind.is_channel().then(|| receive_slot(rt, w, elemsize)).flatten();
-                let (releases, _) = forward::releases(rt, &mut code, g, stack, flying, unknown);
+                let (releases, _) = forward::releases(rt, &mut code, g, stack, flying, unknown, chosen.len());
                 for r in &releases {
                     let count = counts.entry((i, r.frame)).or_default();
                     if let Some(k) = held_index(r.thing.0) {
@@ -254,7 +266,7 @@ fn run(
                     let taken = taken(&mut code, built, i, r, &releases, flying);
                     let own = defers.entry(r.frame).or_insert_with(|| {
                         let frame = stack.frames.get(r.frame as usize);
-                        frame.map_or_else(BTreeSet::new, |f| forward::deferred(rt, &mut code, g, f))
+                        frame.map_or_else(BTreeSet::new, |f| forward::deferred(rt, &mut code, g, f, chosen.len()))
                     });
                     let deferred = own.contains(&r.thing);
                     found.push((r.thing, Candidate { index: i, frame: r.frame, must: r.must, taken, deferred }));
@@ -443,7 +455,9 @@ impl Holders {
             }
             let goids = |index: usize| places.built.goroutines[index].goid;
             let before = edges.len();
+            let mut served = 0;
             for thing in &needs {
+                let all = edges.len();
                 let addr = if w.kind.is_channel() { thing.1 } else { w.addr };
                 let found = self.candidates.get(thing).map(Vec::as_slice).unwrap_or_default();
                 let users: Vec<(usize, u32)> = found.iter().take(4).map(|c| (c.index, c.frame)).collect();
@@ -461,6 +475,7 @@ impl Holders {
                     }),
                     deferred,
                     waited_s: waited(&places.built.goroutines[i], now),
+                    other_cases: false,
                 };
                 let announced = writers.get(&w.addr).filter(|_| thing.0 == Held::RwWrite);
                 if let Some(&writer) = announced {
@@ -471,10 +486,14 @@ impl Holders {
                 for (c, certainty, evidence) in self.holders(places, i, thing, w) {
                     edges.push(edge(Some((c.index, Some(c.frame))), certainty, evidence, c.deferred));
                 }
+                served += usize::from(edges.len() > all);
                 // Everybody waits for channels; one that nobody is known for is no finding here.
                 if edges.len() == before && !w.kind.is_channel() {
                     edges.push(edge(None, Certainty::None, self.nobody(w), false));
                 }
+            }
+            if w.kind == WaitKind::Select && served < needs.len() {
+                edges[before..].iter_mut().for_each(|e| e.other_cases = true);
             }
         }
         edges
@@ -488,7 +507,8 @@ impl Holders {
             WaitKind::Mutex | WaitKind::Once if self.states.get(&w.lock).is_some_and(|s| s.0 & 1 == 0) => {
                 "it is not locked at this moment: the waiter is about to go on".to_owned()
             }
-            _ => "no goroutine is on its way to an Unlock of it: its holder has returned or ended without one, as far as can be told".to_owned(),
+            WaitKind::FdRead | WaitKind::FdWrite => "no goroutine was found in an operation of that descriptor".to_owned(),
+            _ => "no goroutine was found on its way to an Unlock of it: its holder has returned or ended without one, or will come to it in a way that could not be followed".to_owned(),
         }
     }
 
@@ -522,6 +542,8 @@ impl Holders {
         let (verb, noun) = match held {
             Held::Mutex | Held::RwWrite => ("unlocks it", "lock"),
             Held::RwRead => ("ends its reading (RUnlock)", "read lock"),
+            Held::FdRead => ("ends its reading of the descriptor", ""),
+            Held::FdWrite => ("ends its writing to the descriptor", ""),
             Held::Group => ("comes to Done", ""),
             Held::Cond => ("comes to Signal or Broadcast", ""),
             Held::Receive => ("comes to receive from it", ""),
@@ -575,6 +597,7 @@ fn place(places: &Places<'_>, w: &Wait, addr: Addr, users: &[(usize, u32)], wait
         WaitKind::WaitGroup => "sync.WaitGroup",
         WaitKind::Cond => "sync.Cond",
         WaitKind::Once => "sync.Once",
+        WaitKind::FdRead | WaitKind::FdWrite => "internal/poll.FD",
         _ => "channel",
     };
     let name = |i: usize, n: usize| {
@@ -594,7 +617,10 @@ fn place(places: &Places<'_>, w: &Wait, addr: Addr, users: &[(usize, u32)], wait
             return p;
         }
     }
-    places.of(addr, what, functions)
+    match places.of(addr, what, functions) {
+        name if w.kind.is_channel() && name.starts_with("runtime.hchan.") => "heap channel".to_owned(),
+        name => name,
+    }
 }
 
 /// What a goroutine waits for, in words.

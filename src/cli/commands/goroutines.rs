@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 
 use super::{
     Failure, Session, TargetArgs,
@@ -17,7 +18,11 @@ use crate::{
     analysis::{
         goroutines::{self, By, Known, Selection},
         holders,
-        locks::{self, leaks},
+        locks::{
+            self,
+            chains::{self, Waiting},
+            leaks,
+        },
     },
     base::Goid,
     cli::HoldArg,
@@ -25,10 +30,14 @@ use crate::{
         build::{self, Built},
         typing::Typed,
     },
+    os::descriptors::Descriptors,
     output::goroutines as forms,
     runtime::{
         heap::Heap,
-        sched::{self, labels, waits},
+        sched::{
+            self, labels,
+            waits::{self, Wait},
+        },
         stack::Stack,
     },
 };
@@ -71,6 +80,10 @@ pub struct GoroutinesArgs {
     /// Also say what each group keeps alive, most first (reads the heap).
     #[arg(long)]
     retained: bool,
+    /// Also say what each one waits for: channels of every case, lock, descriptor and its peer, system call and its arguments,
+    /// time. At most --limit.
+    #[arg(long)]
+    waits: bool,
     /// What to count by.
     #[arg(long, value_enum, default_value_t = By::Stack)]
     by: By,
@@ -122,13 +135,14 @@ impl Wanted {
         let heap = names || retained || a.leaks;
         let stacks = heap
             || a.lock.is_some()
+            || a.waits
             || a.function.is_some()
             || a.by == By::Function
             || !matches!(a.format, Format::Text | Format::Json);
         let cheap = a.target.hold == HoldArg::None && !stacks;
         // Labels cost a read for each goroutine that has some.
         let labels = !cheap || a.by == By::Label || !a.label.is_empty();
-        Wanted { heap, names, waits: a.lock.is_some() || names || a.leaks, retained, cheap, labels }
+        Wanted { heap, names, waits: a.lock.is_some() || names || a.leaks || a.waits, retained, cheap, labels }
     }
 }
 
@@ -138,6 +152,17 @@ struct Look {
     built: Built,
     known: Known,
     proven: Option<BTreeSet<usize>>,
+    /// What they wait for, if that was asked.
+    waits: Vec<Wait>,
+}
+
+/// The answer with what each one waits for.
+#[derive(Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    groups: goroutines::Goroutines,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    each: Option<Vec<Waiting>>,
 }
 
 fn look(s: &mut Session, all: &GoroutinesArgs, wanted: &Wanted) -> Result<Look, Failure> {
@@ -213,7 +238,7 @@ fn look(s: &mut Session, all: &GoroutinesArgs, wanted: &Wanted) -> Result<Look, 
             }
         }
     }
-    Ok(Look { scene, built, known, proven })
+    Ok(Look { scene, built, known, proven, waits })
 }
 
 pub fn run(args: &GoroutinesArgs) -> Result<(), Failure> {
@@ -222,7 +247,7 @@ pub fn run(args: &GoroutinesArgs) -> Result<(), Failure> {
     let wanted = Wanted::of(all);
     let mut s = if wanted.names { Session::open_typed(args)? } else { Session::open(args)? };
     let live = s.is_live();
-    let Look { scene, built, known, proven } = look(&mut s, all, &wanted)?;
+    let Look { scene, built, known, proven, waits } = look(&mut s, all, &wanted)?;
     let labels: Vec<(String, Option<String>)> = all
         .label
         .iter()
@@ -273,11 +298,22 @@ pub fn run(args: &GoroutinesArgs) -> Result<(), Failure> {
     if json && limit > 0 {
         g.groups.truncate(limit);
     }
-    let e = s.envelope("goroutines", g);
+    let each = all.waits.then(|| {
+        let most = if limit == 0 { usize::MAX } else { limit };
+        let mut descriptors = s.rt.target.pid.filter(|_| live).map(Descriptors::new);
+        let one = |&i: &usize| chains::waiting(&s.rt, &built, &waits, i, descriptors.as_mut(), known.now);
+        chosen.iter().take(most).map(one).collect()
+    });
+    let e = s.envelope("goroutines", Answer { groups: g, each });
     if json && !args.json {
         let mut out = io::stdout().lock();
         serde_json::to_writer_pretty(&mut out, &e).map_err(io::Error::from)?;
         return Ok(writeln!(out)?);
     }
-    print(args, &e, |out, r| forms::text(out, r, limit))
+    print(args, &e, |out, r| {
+        forms::text(out, &r.groups, limit)?;
+        let Some(each) = &r.each else { return Ok(()) };
+        writeln!(out, "\nWhat each waits for:")?;
+        each.iter().try_for_each(|w| writeln!(out, "  goroutine {}: {}", w.doing.goid, w.words()))
+    })
 }

@@ -34,8 +34,7 @@ pub struct LocksArgs {
     limit: usize,
 }
 
-const SUSPECTED: &str =
-    "only global variables lead to what they wait for: no goroutine that can go on has it on its stack";
+const SUSPECTED: &str = "only global variables lead to what they wait for, and no goroutine that can go on has it on its stack or is in code that refers to them";
 const IDLE: &str =
     "only global variables lead to what they wait for, and they come back to it in a loop, as workers do";
 

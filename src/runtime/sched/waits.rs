@@ -40,7 +40,10 @@ pub enum WaitKind {
     WaitGroup,
     Cond,
     Once,
-    /// A semaphore that none of the above owns (internal/poll's descriptor lock, the runtime's own).
+    /// Another operation on the same descriptor has to end first: internal/poll lets one reader and one writer at a time.
+    FdRead,
+    FdWrite,
+    /// A semaphore that none of the above owns (the runtime's own).
     Semaphore,
     Sleep,
     Io,
@@ -65,6 +68,8 @@ impl WaitKind {
             WaitKind::WaitGroup => "waitgroup",
             WaitKind::Cond => "cond",
             WaitKind::Once => "once",
+            WaitKind::FdRead => "fd-read",
+            WaitKind::FdWrite => "fd-write",
             WaitKind::Semaphore => "semaphore",
             WaitKind::Sleep => "sleep",
             WaitKind::Io => "io",
@@ -73,9 +78,17 @@ impl WaitKind {
         }
     }
 
-    /// Of package sync: somebody has to let go of it.
+    /// A lock: somebody has to let go of it.
     pub fn is_lock(self) -> bool {
-        matches!(self, WaitKind::Mutex | WaitKind::RwRead | WaitKind::RwWrite | WaitKind::Once)
+        matches!(
+            self,
+            WaitKind::Mutex
+                | WaitKind::RwRead
+                | WaitKind::RwWrite
+                | WaitKind::Once
+                | WaitKind::FdRead
+                | WaitKind::FdWrite
+        )
     }
 
     pub fn is_channel(self) -> bool {
@@ -162,6 +175,8 @@ fn most_waiters(rt: &Runtime) -> usize {
 }
 /// Roots of the runtime's semaphore table (runtime/sema.go semTabSize).
 const SEMA_ROOTS: u64 = 251;
+/// internal/poll.FD.fdmu.rsema.
+const FD_RSEMA: u64 = 8;
 /// Logical frames that are looked at for the kind.
 const MAX_NAMES: usize = 24;
 
@@ -311,7 +326,7 @@ fn inner_names<'r>(rt: &'r Runtime, stack: &Stack) -> Vec<&'r str> {
         let Some(func) = rt.image.pclntab.find(f.pc) else { break };
         for l in func.inline_frames(f.lookup) {
             names.push(l.function);
-            let inner = ["runtime.", "sync.", "internal/sync.", "internal/runtime/"];
+            let inner = ["runtime.", "sync.", "internal/sync.", "internal/runtime/", "internal/poll."];
             if names.len() >= MAX_NAMES || !inner.iter().any(|p| l.function.starts_with(p)) {
                 return names;
             }
@@ -323,6 +338,15 @@ fn inner_names<'r>(rt: &'r Runtime, stack: &Stack) -> Vec<&'r str> {
 /// (kind, offset of the semaphore word in the primitive, offset of the mutex in it) from the names on the stack.
 fn semaphore_owner(names: &[&str], l: &SyncLayout) -> (WaitKind, u64, u64) {
     let mutex = names.iter().position(|n| n.ends_with("sync.(*Mutex).lockSlow") || n.ends_with("sync.(*Mutex).Lock"));
+    // internal/poll/fd_mutex.go: fdMutex {state uint64, rsema, wsema uint32} is the first member of FD.
+    if names.iter().any(|n| n.ends_with("poll.(*fdMutex).rwlock")) {
+        if names.contains(&"internal/poll.(*FD).readLock") {
+            return (WaitKind::FdRead, FD_RSEMA, 0);
+        }
+        if names.contains(&"internal/poll.(*FD).writeLock") {
+            return (WaitKind::FdWrite, FD_RSEMA + 4, 0);
+        }
+    }
     // The first function that is not the mutex itself or the runtime below it.
     let owner = names[mutex.unwrap_or(0)..]
         .iter()

@@ -466,7 +466,9 @@ impl LiveAt<'_> {
             return;
         };
         let rodata = rt.image.modules.first().map(|m| m.rodata).unwrap_or_default();
-        for o in objects {
+        // Being born, or stopped at its entry to get a larger stack: there are no variables yet.
+        let made = varp.0.saturating_sub(sp.0) > min;
+        for o in objects.into_iter().filter(|o| made || o.offset >= 0) {
             let base = if o.offset >= 0 { argp } else { varp };
             let addr = Addr(base.0.wrapping_add(i64::from(o.offset) as u64));
             // It lies in the frame, or among the arguments above.
