@@ -179,3 +179,37 @@ fn memory_of_c_code_is_named() {
         }
     }
 }
+
+/// Looks while the fixture leaks more every half second: told is the rate of its own HeapAlloc, and nothing of a program that
+/// works without leaking is certain to grow.
+#[test]
+fn growth_is_told_by_its_trend() {
+    use std::{
+        thread::{sleep, spawn},
+        time::{Duration, Instant},
+    };
+    for (release, variant) in [("1.26", "dwarf"), ("1.19", "stripped")] {
+        let Some(mut fixture) = Fixture::start(release, variant, "leaks", &["global-map"]) else { continue };
+        let pid = fixture.pid();
+        let looking = spawn(move || answer(&["leaks", &pid, "--for", "12s"]));
+        let retained = |v: &Value| v["truth"]["leaks"][0]["retained_bytes"].as_f64().expect("bytes");
+        let (begin, before) = (Instant::now(), retained(&fixture.ready));
+        let mut after = before;
+        while !looking.is_finished() {
+            after = retained(&fixture.command("grow 1"));
+            sleep(Duration::from_millis(500));
+        }
+        let planted = (after - before) / begin.elapsed().as_secs_f64() * 3600.0;
+        let Some(result) = looking.join().expect("an answer") else { return };
+        assert_eq!(result["result"]["looks"], 5);
+        let first = &result["result"]["suspects"][0];
+        let said = first["growth_bytes_per_hour"].as_f64().expect("a rate");
+        assert!((said / planted - 1.0).abs() < 0.35, "{release}: {said} for {planted}");
+        assert_eq!((&first["growth_is_certain"], &first["certainty"]), (&Value::from(true), &"likely".into()));
+        assert!(first["growth_interval_bytes_per_hour"][0].as_f64().is_some_and(|low| low > 0.0));
+    }
+    let Some(fixture) = Fixture::start("1.26", "dwarf", "leaks", &["healthy-json-service"]) else { return };
+    let Some(result) = answer(&["leaks", &fixture.pid(), "--for", "8s"]) else { return };
+    let suspects = result["result"]["suspects"].as_array().expect("a list");
+    assert!(suspects.iter().all(|s| s["growth_is_certain"] != true), "{suspects:?}");
+}

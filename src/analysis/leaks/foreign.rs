@@ -35,6 +35,9 @@ pub fn suspect(ledger: &Ledger, limits: Thresholds) -> Option<Suspect> {
         share_permille: 0,
         stack_bytes: 0,
         growth_bytes_per_hour: None,
+        growth_interval: None,
+        growth_is_certain: None,
+        stand: None,
         certainty: Certainty::Possible,
         evidence: vec![
             format!("{} of {} resident memory is not Go's", units::bytes(bytes), units::bytes(resident)),

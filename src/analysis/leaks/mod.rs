@@ -8,6 +8,7 @@ mod foreign;
 mod growth;
 mod patterns;
 mod piles;
+mod stand;
 
 use serde::Serialize;
 
@@ -26,6 +27,7 @@ pub use evidence::{Evidence, Fill, Use};
 pub use foreign::suspect as outside_go;
 pub use growth::{Look, compare};
 pub use patterns::{Pattern, type_of_variable};
+pub use stand::Stand;
 
 /// How far the evidence carries.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
@@ -55,6 +57,13 @@ pub struct Suspect {
     /// Stacks of the goroutines, where goroutines are the pile.
     pub stack_bytes: u64,
     pub growth_bytes_per_hour: Option<f64>,
+    /// From three looks on: where the growth lies with 95 % confidence, lower and upper bound, bytes an hour.
+    #[serde(rename = "growth_interval_bytes_per_hour")]
+    pub growth_interval: Option<[f64; 2]>,
+    /// From three looks on: the interval does not include 0, and what was gained is no trifle.
+    pub growth_is_certain: Option<bool>,
+    /// Goroutine piles: what most of them do.
+    pub stand: Option<Stand>,
     pub certainty: Certainty,
     pub evidence: Vec<String>,
     /// From the holder to the pile: types with the member that leads on.

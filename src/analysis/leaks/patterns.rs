@@ -112,10 +112,15 @@ pub fn judge(case: &Case, pile: &Pile, limits: Thresholds) -> Option<Suspect> {
         .or_else(|| pinned(case, pile))
         .or_else(|| containers(case, pile, &names))?;
     let main = main_content(case, pile);
+    let members: Vec<usize> = match pile.goroutines >= limits.goroutines {
+        true => pile.holder.map(|h| case.holders.members(h).collect()).unwrap_or_default(),
+        false => Vec::new(),
+    };
+    let stands = super::stand::of(case, &members);
     let holder = v.holder.unwrap_or_else(|| holder_name(case, pile));
     let type_name = match main {
         Some(c) => short(case.typed.types.name(c.ty)),
-        None => "(untyped)".into(),
+        None => String::new(),
     };
     Some(Suspect {
         pattern: v.pattern,
@@ -126,6 +131,9 @@ pub fn judge(case: &Case, pile: &Pile, limits: Thresholds) -> Option<Suspect> {
         share_permille: pile.retained * 1000 / case.live_bytes.max(1),
         stack_bytes: pile.stack_bytes,
         growth_bytes_per_hour: None,
+        growth_interval: None,
+        growth_is_certain: None,
+        stand: stands,
         certainty: v.certainty,
         evidence: v.evidence,
         path: path(case, pile),
@@ -139,11 +147,21 @@ fn short(name: &str) -> String {
     name.trim_end_matches(" (bytes)").to_owned()
 }
 
-fn main_content<'p>(case: &Case, pile: &'p Pile) -> Option<&'p Content> {
+/// None where only the runtime's own objects hang there: records of goroutines say nothing.
+fn main_content(case: &Case, pile: &Pile) -> Option<Content> {
+    let types = &case.typed.types;
+    let contents = || pile.contents.iter().filter(|c| types.package(c.ty) != "runtime").copied();
+    // One object is all that is held: it is the hook itself.
+    if pile.contents.is_empty() {
+        let &id = pile.chain.last().filter(|_| pile.goroutines < 2)?;
+        let guessed = case.typed.typing.known_by(id) == KnownBy::Guessed;
+        let ty = if guessed { TypeId::UNKNOWN } else { case.typed.typing.type_of(id) };
+        return Some(Content { ty, objects: 1, bytes: pile.retained, example: id });
+    }
     // A type of the program says more than a bare buffer or string, if it stands for a good part.
     let all: u64 = pile.contents.iter().map(|c| c.bytes).sum();
-    let own = |c: &&Content| case.typed.types.is_named(c.ty) && c.bytes * 4 >= all;
-    pile.contents.iter().find(own).or(pile.contents.first())
+    let own = |c: &Content| types.is_named(c.ty) && c.bytes * 4 >= all;
+    contents().find(own).or_else(|| contents().next())
 }
 
 /// Types on the way and below, by name.

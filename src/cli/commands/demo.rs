@@ -39,7 +39,7 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     let mut session = Session::open(&target(&second))?;
     let (mut after, objects, bytes) = leaks::look(&mut session, limits)?;
     after.at = before.at + Duration::from_secs(seconds);
-    leaks::answer(session, &target(&second), vec![before, after], objects, bytes, None)
+    leaks::answer(session, &target(&second), vec![before, after], limits, (objects, bytes), None)
 }
 
 fn of(path: PathBuf) -> TargetArgs {

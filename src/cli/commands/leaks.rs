@@ -19,7 +19,7 @@ use crate::{
 pub struct LeaksArgs {
     #[command(flatten)]
     target: TargetArgs,
-    /// Look three times over this long and tell what grew: 60s, 5m, 1h.
+    /// Look five times over this long, at equal distances, and tell what grew: 60s, 5m, 1h.
     #[arg(long = "for", value_parser = duration)]
     over: Option<Duration>,
     /// Smallest pile that is told, in bytes (1 MiB).
@@ -83,7 +83,9 @@ pub fn run(args: &LeaksArgs) -> Result<(), Failure> {
     let limits = Thresholds { bytes: args.min, ..Thresholds::default() };
     let mut looks = Vec::new();
     let mut session = Session::open_typed(&args.target)?;
-    let (first, mut live_objects, mut live_bytes) = look(&mut session, limits)?;
+    let taken = if args.over.is_some() { limits.for_growth() } else { limits };
+    let (first, mut live_objects, mut live_bytes) = look(&mut session, taken)?;
+    let begin = first.at;
     looks.push(first);
     if let Some(over) = args.over {
         if session.rt.target.pid.is_none() || !session.is_live() {
@@ -92,15 +94,16 @@ pub fn run(args: &LeaksArgs) -> Result<(), Failure> {
                 None,
             ));
         }
-        for _ in 0..2 {
-            std::thread::sleep(over / 2);
+        for i in 1..LOOKS {
+            let due = begin + over * i / (LOOKS - 1);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
             session = Session::open_typed(&args.target)?;
-            let (next, objects, bytes) = look(&mut session, limits)?;
+            let (next, objects, bytes) = look(&mut session, taken)?;
             (live_objects, live_bytes) = (objects, bytes);
             looks.push(next);
         }
     }
-    answer(session, &args.target, looks, live_objects, live_bytes, args.fail_over)
+    answer(session, &args.target, looks, limits, (live_objects, live_bytes), args.fail_over)
 }
 
 /// Compares the looks and prints the verdict; an error if there is more than the user allows.
@@ -108,12 +111,12 @@ pub(super) fn answer(
     session: Session,
     target: &TargetArgs,
     looks: Vec<Look>,
-    live_objects: u64,
-    live_bytes: u64,
+    limits: Thresholds,
+    (live_objects, live_bytes): (u64, u64),
     fail_over: Option<u64>,
 ) -> Result<(), Failure> {
     let n = looks.len();
-    let suspects = leaks::compare(looks);
+    let suspects = leaks::compare(looks, limits, live_bytes);
     let blamed: u64 =
         suspects.iter().filter(|s| s.certainty >= Certainty::Likely).map(|s| s.retained_bytes + s.stack_bytes).sum();
     let e = session.envelope("leaks", LeaksResult { live_objects, live_bytes, looks: n, suspects });
@@ -132,12 +135,21 @@ fn of_heap(s: &Suspect) -> String {
     if s.pattern == Pattern::CgoMemory {
         return " outside the Go heap".into();
     }
+    let share = format!(", {}.{} % of the live heap", s.share_permille / 10, s.share_permille % 10);
     let what = match &s.type_name[..] {
-        "?" => format!("{} objects of a type that is not known", units::count(s.objects)),
+        "" => return share,
+        name if s.objects == 1 => match name {
+            "?" | "(untyped)" => return format!("{share}, one object of a type that is not known"),
+            name => return format!("{share}, one {name}"),
+        },
+        "?" | "(untyped)" => format!("{} objects of a type that is not known", units::count(s.objects)),
         name => format!("{} {name}", units::count(s.objects)),
     };
-    format!(", {}.{} % of the live heap, mostly {what}", s.share_permille / 10, s.share_permille % 10)
+    format!("{share}, mostly {what}")
 }
+
+/// Looks of `--for`: the fewest that a fit through growth with some noise needs.
+const LOOKS: u32 = 5;
 
 /// Frames of an allocation's stack in the text.
 const SHOWN_FRAMES: usize = 5;
@@ -182,7 +194,16 @@ fn text(out: &mut dyn Write, r: &LeaksResult) -> io::Result<()> {
         )?;
         if let Some(g) = s.growth_bytes_per_hour {
             let sign = if g < 0.0 { "shrinks" } else { "grows" };
-            writeln!(out, "   {sign} by {} an hour", units::bytes(g.abs() as u64))?;
+            let signed = |b: f64| format!("{}{}", if b < 0.0 { "-" } else { "" }, units::bytes(b.abs() as u64));
+            let between = s.growth_interval.map(|[l, h]| format!(" (95 %: {} to {})", signed(l), signed(h)));
+            writeln!(out, "   {sign} by {} an hour{}", units::bytes(g.abs() as u64), between.unwrap_or_default())?;
+        }
+        if let Some(at) = &s.stand {
+            let (n, f) = (units::count(at.goroutines), &at.frame);
+            writeln!(out, "   {n} of them are in {}  {}:{}", f.function, f.file, f.line)?;
+            if let Some(f) = &at.started_by {
+                writeln!(out, "   started by {}  {}:{}", f.function, f.file, f.line)?;
+            }
         }
         for e in &s.evidence {
             writeln!(out, "   because {e}")?;
