@@ -389,7 +389,8 @@ fn parser(name: &str) -> Parser {
         }
         "profile" | "packedprofile" => {
             // The files are gzipped; what they say is damaged unpacked, and once as they are.
-            let names = ["heap-1.19", "heap-1.27", "goroutine-1.27", "goroutine-own"].map(|n| unpacked(&format!("{n}.pb")));
+            let names =
+                ["heap-1.19", "heap-1.27", "goroutine-1.27", "goroutine-own"].map(|n| unpacked(&format!("{n}.pb")));
             let pack = |bytes: Vec<u8>| {
                 let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
                 packer.write_all(&bytes).and_then(|()| packer.finish()).expect("packs")

@@ -143,7 +143,11 @@ enum Sampling {
     /// Each one is counted.
     Whole,
     /// Of the heap, by bytes in use (where the type is of what is in use) and allocated; does the type count bytes?
-    Heap { live: Option<usize>, made: usize, bytes: bool },
+    Heap {
+        live: Option<usize>,
+        made: usize,
+        bytes: bool,
+    },
     /// Each sample stands for so much.
     Each(f64),
     Unknown,
@@ -487,8 +491,9 @@ impl Compare<'_> {
     }
 }
 
+/// Did anything change, of whatever type?
 fn changed(r: &Row) -> bool {
-    r.growth != 0 || r.cum_growth.is_some_and(|n| n != 0)
+    r.flat.values().chain(r.cum.values()).any(|v| v.windows(2).any(|w| w[0] != w[1]))
 }
 
 fn cut(mut rows: Vec<Row>, limit: usize) -> Vec<Row> {
@@ -521,7 +526,7 @@ pub fn compare(profiles: &[Profile], series: &Series, hours: &[f64], limit: usiz
     c.one_process = may_be_one_process == Some(true);
     let how = c.sampling(kind, profile);
     let sites = c.by_site(kind, how);
-    let unclear = sites.iter().filter(|r| !r.certain).fold(Unclear::default(), |sum, r| Unclear {
+    let unclear = sites.iter().filter(|r| !r.certain && r.growth != 0).fold(Unclear::default(), |sum, r| Unclear {
         sites: sum.sites + 1,
         growth: sum.growth.saturating_add(r.growth),
     });

@@ -131,7 +131,9 @@ impl From<ProfileError> for Failure {
     fn from(e: ProfileError) -> Failure {
         let remedy = match &e {
             ProfileError::Text { ask, .. } => Some(*ask),
-            ProfileError::Damaged { .. } => Some("fetching it anew, whole: curl -o heap.pb.gz http://HOST/debug/pprof/heap?gc=1"),
+            ProfileError::Damaged { .. } => {
+                Some("fetching it anew, whole: curl -o heap.pb.gz http://HOST/debug/pprof/heap?gc=1")
+            }
             ProfileError::File { .. } => None,
         };
         Failure::new(e.to_string(), remedy)

@@ -110,7 +110,9 @@ fn sampling(out: &mut dyn Write, g: &ProfileGrowth) -> io::Result<()> {
             out,
             "Every allocation was sampled. Each profile shows the heap as the last finished collection left it."
         ),
-        (ProfileKind::Cpu, _) => writeln!(out, "A CPU profile is samples in time; ± is the 95 % interval of their number."),
+        (ProfileKind::Cpu, _) => {
+            writeln!(out, "A CPU profile is samples in time; ± is the 95 % interval of their number.")
+        }
         (ProfileKind::Contention, _) => {
             writeln!(out, "Contention is sampled and scaled up by the runtime; how far that errs is not in the file.")
         }
@@ -202,8 +204,11 @@ pub fn text(
     if g.unclear.sites > 0 {
         writeln!(
             out,
-            "\nNot ranked: {} places that changed by {} together, each by no more than {}.",
-            units::count(g.unclear.sites),
+            "\nNot ranked: {} that changed by {} together, each by no more than {}.",
+            match g.unclear.sites {
+                1 => "1 place".to_owned(),
+                n => format!("{} places", units::count(n)),
+            },
             signed(g, g.unclear.growth),
             if total.rate.is_some() { "samples and ups and downs explain" } else { "chance in the samples explains" }
         )?;
@@ -211,7 +216,10 @@ pub fn text(
     if g.by_site.iter().any(|r| sure(false)(&r)) {
         let rows = g.by_site.iter().rev().filter(sure(false));
         let lines = rows.map(|r| {
-            vec![signed(g, r.growth) + &margin(g, r.margin), format!("{}  {}", r.name, place(&r.file, r.line.unwrap_or(0)))]
+            vec![
+                signed(g, r.growth) + &margin(g, r.margin),
+                format!("{}  {}", r.name, place(&r.file, r.line.unwrap_or(0))),
+            ]
         });
         writeln!(out, "\nWhat shrank:\n{}", table(&["change", what], lines))?;
     }

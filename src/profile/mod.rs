@@ -5,6 +5,8 @@
 mod proto;
 mod read;
 mod series;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::collections::HashMap;

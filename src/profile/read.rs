@@ -40,8 +40,16 @@ pub enum ProfileError {
 
 /// Forms of text that the runtime writes for people: how they begin, what they are, what to ask for instead.
 const TEXTS: [(&str, &str, &str); 9] = [
-    ("heap profile: ", "a heap profile", "the same without debug=: curl -o heap.pb.gz http://HOST/debug/pprof/heap?gc=1"),
-    ("goroutine profile: total ", "a goroutine profile", "the same without debug=: curl -o g.pb.gz http://HOST/debug/pprof/goroutine"),
+    (
+        "heap profile: ",
+        "a heap profile",
+        "the same without debug=: curl -o heap.pb.gz http://HOST/debug/pprof/heap?gc=1",
+    ),
+    (
+        "goroutine profile: total ",
+        "a goroutine profile",
+        "the same without debug=: curl -o g.pb.gz http://HOST/debug/pprof/goroutine",
+    ),
     ("goroutine ", "a dump of goroutines", "the profile instead: curl -o g.pb.gz http://HOST/debug/pprof/goroutine"),
     ("goroutineleak profile: ", "a profile of leaked goroutines", "the same without debug="),
     ("threadcreate profile: ", "a profile of threads", "the same without debug="),

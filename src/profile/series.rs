@@ -65,16 +65,14 @@ impl Series {
         let Some(first) = profiles.first() else { return Ok(out) };
         let common = |k: &(&str, &str)| profiles.iter().all(|p| p.kind_names().any(|o| o == *k));
         let names: Vec<(&str, &str)> = first.kind_names().filter(common).collect();
-        out.kinds =
-            names.iter().map(|(n, u)| Kind { name: out.strings.id(n), unit: out.strings.id(u) }).collect();
+        out.kinds = names.iter().map(|(n, u)| Kind { name: out.strings.id(n), unit: out.strings.id(u) }).collect();
         let mut functions = Numbers(HashMap::new());
         let mut lines = Numbers(HashMap::new());
         let mut buckets = Numbers(HashMap::new());
         let mut steps: HashMap<(u32, u32), u32> = HashMap::new();
         let mut walked = 0;
         for (look, p) in profiles.iter().enumerate() {
-            let columns: Vec<usize> =
-                names.iter().filter_map(|k| p.kind_names().position(|o| o == *k)).collect();
+            let columns: Vec<usize> = names.iter().filter_map(|k| p.kind_names().position(|o| o == *k)).collect();
             // The functions and lines of this profile in common terms.
             let mut function = |f: &Function| {
                 let f = Function { name: out.strings.id(p.text(f.name)), file: out.strings.id(p.text(f.file)) };

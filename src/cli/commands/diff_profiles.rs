@@ -87,7 +87,10 @@ fn notes(looks: &[ProfileLook], growth: &ProfileGrowth, same_build: Option<bool>
     let names: BTreeSet<&str> = looks.iter().filter_map(|l| l.binary.as_deref().map(base_name)).collect();
     if names.len() > 1 {
         let names: Vec<&str> = names.into_iter().collect();
-        out.push(format!("these are profiles of different programs ({}): only functions of the same name and line are compared", names.join(", ")));
+        out.push(format!(
+            "these are profiles of different programs ({}): only functions of the same name and line are compared",
+            names.join(", ")
+        ));
     } else if same_build == Some(false) {
         out.push(
             "these are profiles of different builds: functions are matched by name, file and line, and a line that moved looks \
@@ -96,11 +99,8 @@ fn notes(looks: &[ProfileLook], growth: &ProfileGrowth, same_build: Option<bool>
         );
     }
     let all: BTreeSet<&(String, String)> = looks.iter().flat_map(|l| &l.sample_types).collect();
-    let left_out: Vec<&str> = all
-        .into_iter()
-        .filter(|t| !looks.iter().all(|l| l.sample_types.contains(t)))
-        .map(|t| t.0.as_str())
-        .collect();
+    let left_out: Vec<&str> =
+        all.into_iter().filter(|t| !looks.iter().all(|l| l.sample_types.contains(t))).map(|t| t.0.as_str()).collect();
     if !left_out.is_empty() {
         out.push(format!("not all of them have {}: that is not compared", left_out.join(", ")));
     }
@@ -108,9 +108,13 @@ fn notes(looks: &[ProfileLook], growth: &ProfileGrowth, same_build: Option<bool>
         out.push("they were sampled at different rates".into());
     }
     if growth.may_be_one_process == Some(false) {
-        out.push("what was allocated in all is less in a later profile: they are not of one process, or it was started anew".into());
+        out.push(
+            "what was allocated in all is less in a later profile: they are not of one process, or it was started anew"
+                .into(),
+        );
     }
-    let delta = |l: &&ProfileLook| l.duration_ms.is_some() && matches!(l.profile, ProfileKind::Heap | ProfileKind::Goroutine);
+    let delta =
+        |l: &&ProfileLook| l.duration_ms.is_some() && matches!(l.profile, ProfileKind::Heap | ProfileKind::Goroutine);
     if let Some(l) = looks.iter().find(delta) {
         out.push(format!("{} is a difference by itself (?seconds=): it has only what changed in that time", l.target));
     }
