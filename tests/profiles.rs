@@ -204,7 +204,7 @@ fn trends_and_noise() {
         let d = diff(&back);
         assert_eq!((&d["by_site"][0]["rate"], &d["same_process"]), (&Value::Null, &Value::Bool(false)), "Go {release}");
         assert!(d["notes"].to_string().contains("order"), "{}", d["notes"]);
-        for healthy in ["healthy-bounded-cache", "healthy-request-churn"] {
+        for healthy in ["healthy-bounded-cache", "healthy-lru-evicting", "healthy-json-service"] {
             let Some(mut f) = Fixture::try_start(release, variant, "leaks", &[healthy, "20"]) else { continue };
             let d = diff(&heaps(&mut f, dir.path(), &["20", "20", "20"]));
             let ranked: Vec<&Value> =
