@@ -293,3 +293,95 @@ fn refusals() {
     assert_eq!((&d["same_build"], &d["same_process"]), (&Value::Bool(false), &Value::Bool(false)), "{d:#}");
     assert!(d["notes"].to_string().contains("different builds"), "{}", d["notes"]);
 }
+
+/// Fields of profile.proto by hand: what a writer with bad intent may put into them.
+#[derive(Default, Clone)]
+struct Raw(Vec<u8>);
+
+impl Raw {
+    fn varint(mut self, mut v: u64) -> Raw {
+        while v >= 0x80 {
+            self.0.push(v as u8 | 0x80);
+            v >>= 7;
+        }
+        self.0.push(v as u8);
+        self
+    }
+    fn number(self, field: u64, v: u64) -> Raw {
+        self.varint(field << 3).varint(v)
+    }
+    fn bytes(self, field: u64, v: &[u8]) -> Raw {
+        let mut out = self.varint(field << 3 | 2).varint(v.len() as u64);
+        out.0.extend_from_slice(v);
+        out
+    }
+    fn part(self, field: u64, f: Raw) -> Raw {
+        self.bytes(field, &f.0)
+    }
+    /// A whole profile of one sample; `texts` follow.
+    fn small(location: u64, function: u64, name: u64) -> Raw {
+        Raw::default()
+            .part(1, Raw::default().number(1, 1).number(2, 2))
+            .part(2, Raw::default().number(1, location).number(2, 5))
+            .part(4, Raw::default().number(1, 1).part(4, Raw::default().number(1, function).number(2, 7)))
+            .part(5, Raw::default().number(1, 1).number(2, name).number(4, 3))
+    }
+    fn texts(self) -> Raw {
+        self.bytes(6, b"").bytes(6, b"goroutine").bytes(6, b"count").bytes(6, b"main.f")
+    }
+}
+
+fn gzip(write: impl FnOnce(&mut dyn std::io::Write)) -> Vec<u8> {
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    write(&mut out);
+    out.finish().expect("in memory")
+}
+
+/// Each is refused with the reason, in bounded memory.
+#[test]
+fn damaged_and_hostile_files_are_refused_with_the_reason() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let good = dir.path().join("good.pb");
+    std::fs::write(&good, Raw::small(1, 1, 3).texts().0).expect("written");
+    let whole = gzip(|w| w.write_all(&Raw::small(1, 1, 3).texts().0).expect("in memory"));
+    let empty_texts = gzip(|w| {
+        w.write_all(&Raw::small(1, 1, 3).texts().0).expect("in memory");
+        let piece = [0x32u8, 0].repeat(1 << 19);
+        (0..400).for_each(|_| w.write_all(&piece).expect("in memory"));
+    });
+    let locations = Raw::small(1, 1, 3).texts().0.into_iter().chain([0x22u8, 0].repeat(20 << 20)).collect();
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("location", Raw::small(9, 1, 3).texts().0, "location 9 is named but not there"),
+        ("function", Raw::small(1, 9, 3).texts().0, "function 9 is named but not there"),
+        ("text", Raw::small(1, 1, 99).texts().0, "text 99 of 4"),
+        ("negative", Raw::small(1, 1, u64::MAX).texts().0, "text -1 of 4"),
+        ("texts", Raw::small(1, 1, 3).0, "it has no texts"),
+        ("twice", [Raw::small(1, 1, 3).texts().0, Raw::small(1, 1, 3).texts().0].concat(), "is there twice"),
+        ("values", Raw::small(1, 1, 3).part(2, Raw::default().number(1, 1)).texts().0, "a sample of 0 values"),
+        ("long", Raw::small(1, 1, 3).texts().varint(6 << 3 | 2).varint(1 << 40).0, "a part of more than 4 MiB"),
+        ("cut", whole[..whole.len() - 12].to_vec(), "it ends too early"),
+        ("middle", Raw::small(1, 1, 3).texts().varint(6 << 3 | 2).varint(60).0, "it ends in the middle of a part"),
+        ("bomb", empty_texts, "more"),
+        ("parts", locations, "more parts than any profile has"),
+        ("html", b"<html><head>".to_vec(), "curl -o heap.pb.gz"),
+        ("debug1", b"heap profile: 1: 2 [3: 4] @ heap/524288\n".to_vec(), "text form"),
+        ("noise", gzip(|w| w.write_all(b"hello, this is no profile").expect("in memory")), "noise is not"),
+    ];
+    let good = good.display().to_string();
+    let run = |args: &[&str]| {
+        // A gigabyte of address space, threads and the binary included.
+        let mut sh = Command::new("sh");
+        sh.args(["-c", "ulimit -v 1000000; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_gosleuth")]);
+        sh.env("RAYON_NUM_THREADS", "2").args(args).output().expect("sh runs")
+    };
+    let fine = run(&["diff", &good, &good]);
+    assert!(fine.status.success(), "{}", String::from_utf8_lossy(&fine.stderr));
+    for (name, bytes, why) in cases {
+        let path = dir.path().join(name);
+        std::fs::write(&path, &bytes).expect("written");
+        let out = run(&["diff", &good, &path.display().to_string()]);
+        let err = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{name}: {err}");
+        assert!(err.contains(why) && err.contains("try: "), "{name}: {err}");
+    }
+}

@@ -468,7 +468,7 @@ impl Compare<'_> {
         let mut rows: Vec<Row> = Vec::new();
         for (site, own) in groups {
             let row = self.row(&own, kind, how);
-            if !changed(&row) {
+            if row.growth == 0 {
                 continue;
             }
             let mut ways: BTreeMap<u32, i64> = BTreeMap::new();
@@ -543,6 +543,10 @@ pub fn compare(profiles: &[Profile], series: &Series, hours: &[f64], limit: usiz
         by_function: c.by(kind, how, false, limit),
         by_line: c.by(kind, how, true, limit),
         by_stack: c.by_stack(kind, how, limit),
-        churn_by_site: churn.map_or(Vec::new(), |k| cut(c.by_site(k, c.sampling(k, profile)), limit)),
+        churn_by_site: churn.map_or(Vec::new(), |k| {
+            let mut rows = c.by_site(k, c.sampling(k, profile));
+            rows.sort_by(|a, b| b.growth.cmp(&a.growth));
+            cut(rows, limit)
+        }),
     })
 }

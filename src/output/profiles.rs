@@ -59,7 +59,8 @@ pub fn look(
     match g.profile {
         ProfileKind::Heap => {
             if let Some(n) = objects {
-                write!(out, " in about {} objects", units::count(n.unsigned_abs()))?;
+                let about = if g.total.samples.is_some() { "about " } else { "" };
+                write!(out, " in {about}{} objects", units::count(n.unsigned_abs()))?;
             }
             writeln!(out, ", a sample for each {} allocated", units::bytes(period.unsigned_abs()))
         }
@@ -134,7 +135,9 @@ fn site(out: &mut dyn Write, g: &ProfileGrowth, n: usize, r: &Row) -> io::Result
     let now = r.flat.get(&g.sample_type).and_then(|v| v.last()).copied().unwrap_or(0);
     write!(out, "\n{n}. {}{}", signed(g, r.growth), margin(g, r.margin))?;
     if let Some(v) = r.flat.get("inuse_objects").filter(|_| g.sample_type == "inuse_space") {
-        write!(out, ", {} objects", count(v[v.len() - 1].saturating_sub(v[0])))?;
+        let about = if r.samples.is_some() { "about " } else { "" };
+        let first = v.first().copied().unwrap_or(0);
+        write!(out, ", {about}{} objects", count(v.last().map_or(0, |last| last.saturating_sub(first))))?;
     }
     write!(out, ", now {}: {}  {}", plain(g, now.unsigned_abs()), r.name, place(&r.file, r.line.unwrap_or(0)))?;
     writeln!(out)?;

@@ -22,6 +22,10 @@ const MAX_RATIO: u64 = 60;
 const ALWAYS_ALLOWED: u64 = 16 << 20;
 /// One field of the whole: a sample, a text.
 const MAX_FIELD: usize = 4 << 20;
+/// Mappings, functions, lines, locations, samples, texts of one profile; the largest programs have some hundred thousand functions.
+const MAX_PARTS: usize = 1 << 21;
+/// Entries of all stacks, values of all samples, labels.
+const MAX_ENTRIES: usize = 1 << 25;
 const PIECE: usize = 256 << 10;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// What of a file is looked at in order to know what it is.
@@ -67,14 +71,19 @@ fn text_form(head: &[u8]) -> Option<(&'static str, &'static str)> {
 pub fn is_profile(path: &Path) -> io::Result<bool> {
     let mut head = Vec::with_capacity(HEAD);
     File::open(path)?.take(HEAD as u64).read_to_end(&mut head)?;
-    if head.starts_with(&GZIP_MAGIC) || text_form(&head).is_some() {
+    if text_form(&head).is_some() {
         return Ok(true);
     }
-    // The first fields must be of a profile, and say something of one.
+    if head.starts_with(&GZIP_MAGIC) {
+        let mut plain = Vec::with_capacity(HEAD);
+        // It ends too early, since this is the beginning only: what was unpacked until then is there.
+        let _ = MultiGzDecoder::new(&head[..]).take(HEAD as u64).read_to_end(&mut plain);
+        head = plain;
+    }
+    // The first fields must be of a profile, and say what its values are.
     let whole = whole_fields(&head).ok().and_then(|n| head.get(..n)).unwrap_or_default();
     let first = proto::Profile::decode(whole).unwrap_or_default();
-    let kinds = first.sample_type.iter().chain(&first.period_type);
-    Ok(kinds.count() > 0 && first.sample.iter().all(|s| !s.value.is_empty()))
+    Ok(first.sample_type.iter().chain(&first.period_type).any(|k| k.kind > 0))
 }
 
 /// Bytes of the fields that are whole at the beginning of `data`.
@@ -168,6 +177,18 @@ impl Gather {
             let text = String::from_utf8_lossy(s);
             self.texts.push(self.strings.id(&text));
         }
+        let parts = [
+            self.mappings.len(),
+            self.functions.len(),
+            self.lines.len(),
+            self.locations.len(),
+            self.samples.len(),
+            self.texts.len(),
+        ];
+        let entries = [self.stacks.len(), self.values.len(), self.labels.len()];
+        if parts.iter().any(|&n| n > MAX_PARTS) || entries.iter().any(|&n| n > MAX_ENTRIES) {
+            return Err("more parts than any profile has".into());
+        }
         if p.time_nanos != 0 && self.time != 0 {
             return Err("a second time: two profiles one after the other".into());
         }
@@ -259,7 +280,7 @@ impl Gather {
     }
 }
 
-/// `length`: bytes of the file, where it has an end.
+/// `limit`: bytes that it may unpack to.
 fn read(mut source: impl Read, limit: u64) -> Result<Profile, String> {
     let mut gather = Gather::default();
     let mut buf: Vec<u8> = Vec::with_capacity(PIECE);

@@ -70,8 +70,8 @@ impl Series {
         let mut lines = Numbers(HashMap::new());
         let mut buckets = Numbers(HashMap::new());
         let mut steps: HashMap<(u32, u32), u32> = HashMap::new();
-        let mut walked = 0;
         for (look, p) in profiles.iter().enumerate() {
+            let mut walked = 0;
             let columns: Vec<usize> = names.iter().filter_map(|k| p.kind_names().position(|o| o == *k)).collect();
             // The functions and lines of this profile in common terms.
             let mut function = |f: &Function| {
@@ -109,7 +109,7 @@ impl Series {
                             out.steps.len() as u32 - 1
                         });
                     }
-                    if walked > MAX_STEPS {
+                    if walked > MAX_STEPS || out.steps.len() > MAX_STEPS {
                         return Err(TooDeep);
                     }
                 }

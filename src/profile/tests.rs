@@ -91,6 +91,9 @@ fn bombs_are_refused() {
     // Empty texts, two bytes each.
     let texts = gzip(&[0x32, 0].repeat(20 << 20));
     let said = Profile::of_bytes(&texts).expect_err("a bomb");
+    assert!(said.contains("more parts than any profile has"), "{said}");
+    // Comments, which are skipped.
+    let said = Profile::of_bytes(&gzip(&[0x68, 0].repeat(20 << 20))).expect_err("a bomb");
     assert!(said.contains("unpacks to more than 16.0 MiB"), "{said}");
     // A part that claims 2^60 bytes, and one of 5 MiB.
     let said = Profile::of_bytes(&[0x0a, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10]).expect_err("too long");
