@@ -10,6 +10,7 @@
 //! | `image`    | what compiler and linker wrote down: ELF, build info, pclntab, moduledata, DWARF |
 //! | `runtime`  | the Go runtime as a model: layouts, types, heap, goroutines, stacks, values |
 //! | `graph`    | objects and edges in flat arrays, roots with their evidence |
+//! | `profile`  | pprof profiles: read, written, compared in common terms (imports `base` only) |
 //! | `analysis` | one file per question, plain results, no text |
 //! | `snapshot` | a file of structure only, and everything above filled from one |
 //! | `report`   | the envelope of every answer: schema version, tool, target, diagnostics, result |
@@ -26,6 +27,7 @@ pub mod image;
 #[allow(unsafe_code)]
 pub mod os;
 pub mod output;
+pub mod profile;
 #[doc(hidden)]
 pub mod raw;
 pub mod report;

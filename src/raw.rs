@@ -4,7 +4,7 @@
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    analysis::leaks::Evidence,
+    analysis::{leaks::Evidence, profiles},
     base::{Addr, Diagnostics},
     graph::{TypeWords, build, typing::Typed},
     image::{
@@ -16,6 +16,7 @@ use crate::{
         symbols::Symbols,
     },
     os::{mmap::MappedFile, procfs},
+    profile::{Profile, Series},
     runtime::{
         OpenOptions, Runtime,
         heap::Heap,
@@ -219,6 +220,17 @@ pub fn snapshot(data: Vec<u8>) -> usize {
     let Ok(file) = Snapshot::of_bytes(Path::new("input"), data) else { return 0 };
     let _ = (file.runtime(), file.evidence());
     file.scene(true).map_or(1, |(heap, built, _)| heap.spans.len() + built.graph.target.len() + built.goroutines.len())
+}
+
+/// A pprof profile, gzipped or not, compared with itself.
+pub fn profile(data: &[u8]) -> usize {
+    let Ok(p) = Profile::of_bytes(data) else { return 0 };
+    let n = p.len() + p.functions.len() + p.samples().map(|s| s.stack.len() + s.labels.len()).sum::<usize>();
+    let again = Profile::of_bytes(&p.encode()).map_or(0, |q| q.len());
+    let Ok(other) = Profile::of_bytes(data) else { return n };
+    let both = [p, other];
+    let Ok(series) = Series::new(&both) else { return n };
+    n + again + profiles::compare(&both, &series, &[0.0, 1.0], 0).map_or(0, |g| g.by_site.len())
 }
 
 /// Texts of /proc/PID: maps, smaps, smaps_rollup; and the auxiliary vector.

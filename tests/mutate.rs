@@ -8,7 +8,7 @@
 
 use std::{
     fs,
-    io::Read,
+    io::{Read, Write},
     ops::Range,
     os::unix::fs::FileExt,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -387,6 +387,21 @@ fn parser(name: &str) -> Parser {
             };
             Parser { inputs, cases: 6000, run: Box::new(run) }
         }
+        "profile" | "packedprofile" => {
+            // The files are gzipped; what they say is damaged unpacked, and once as they are.
+            let names =
+                ["heap-1.19", "heap-1.27", "goroutine-1.27", "goroutine-own"].map(|n| unpacked(&format!("{n}.pb")));
+            let pack = |bytes: Vec<u8>| {
+                let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+                packer.write_all(&bytes).and_then(|()| packer.finish()).expect("packs")
+            };
+            let inputs = match name {
+                "profile" => names.into_iter().map(everywhere).collect(),
+                _ => names.into_iter().map(|n| everywhere(pack(n))).collect(),
+            };
+            let cases = if name == "profile" { 40_000 } else { 10_000 };
+            Parser { inputs, cases, run: Box::new(|_, bytes, _| raw::profile(&bytes)) }
+        }
         "procfs" => {
             let text = "00400000-00495000 r-xp 00000000 08:01 1234   /usr/bin/a b\nSize:                596 kB\nRss:                 500 kB\n\
                         Swap:                  4 kB\nVmFlags: rd ex mr mw me\nc000000000-c000400000 rw-p 00000000 00:00 0    [anon: Go: heap]\n\
@@ -535,7 +550,7 @@ macro_rules! parsers {
     ($($name:ident)*) => { $(#[test] fn $name() { survives(stringify!($name)); })* };
 }
 
-parsers! { elf buildinfo dwarf packed pclntab moduledata types core memory program snapshot blocks procfs }
+parsers! { elf buildinfo dwarf packed pclntab moduledata types core memory program snapshot blocks profile packedprofile procfs }
 
 /// Many units, and many references from one to another: found by their places, not by a walk over all.
 #[test]

@@ -13,6 +13,7 @@ pub mod liveness;
 pub mod locks;
 pub mod paths;
 pub mod places;
+pub mod profiles;
 pub mod retained;
 pub mod selection;
 pub mod trend;

@@ -13,6 +13,31 @@ pub struct Trend {
     pub certain: bool,
 }
 
+/// 97.5 % quantile of the normal distribution.
+pub const Z95: f64 = 1.959_964;
+
+impl Trend {
+    /// The same with an error of the values themselves, independent of how they lie on the line.
+    pub fn widened(self, margin: f64) -> Trend {
+        let wider = |half: f64| (half * half + margin * margin).sqrt();
+        let mid = self.bytes_per_hour;
+        let (low, high) = (mid - wider(mid - self.low), mid + wider(self.high - mid));
+        Trend { low, high, certain: low > 0.0 || high < 0.0, ..self }
+    }
+}
+
+/// Variance of the slope by errors of the changes from look to look: `steps[i]` is the variance of value i + 1 less value i.
+pub fn slope_variance(hours: &[f64], steps: &[f64]) -> f64 {
+    let mean = hours.iter().sum::<f64>() / hours.len().max(1) as f64;
+    let spread: f64 = hours.iter().map(|t| (t - mean).powi(2)).sum();
+    if spread <= 0.0 {
+        return 0.0;
+    }
+    // A change counts in all values after it.
+    let after = |i: usize| hours[i..].iter().map(|t| (t - mean) / spread).sum::<f64>();
+    (1..hours.len()).zip(steps).map(|(i, v)| after(i).powi(2) * v).sum()
+}
+
 /// 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom (any table of statistics).
 const T: [f64; 30] = [
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::{
     image::ImageError,
     os::procfs,
+    profile::ProfileError,
     runtime::{OpenError, view::ReadError},
     snapshot::SnapshotError,
     target::TargetError,
@@ -121,6 +122,19 @@ impl From<SnapshotError> for Failure {
             SnapshotError::StructureOnly { .. } => Some("the same command on the process or on a core"),
             SnapshotError::CutShort { .. } | SnapshotError::Altered { .. } => Some("a fresh copy, or a new snapshot"),
             _ => None,
+        };
+        Failure::new(e.to_string(), remedy)
+    }
+}
+
+impl From<ProfileError> for Failure {
+    fn from(e: ProfileError) -> Failure {
+        let remedy = match &e {
+            ProfileError::Text { ask, .. } => Some(*ask),
+            ProfileError::Damaged { .. } => {
+                Some("fetching it anew, whole: curl -o heap.pb.gz http://HOST/debug/pprof/heap?gc=1")
+            }
+            ProfileError::File { .. } => None,
         };
         Failure::new(e.to_string(), remedy)
     }

@@ -17,6 +17,7 @@ use crate::{
         typing::Typed,
     },
     os::procfs,
+    profile,
     report::{Envelope, SCHEMA_VERSION, TargetInfo, Tool},
     runtime::{
         Runtime,
@@ -62,6 +63,10 @@ fn target_of(word: &str) -> Result<Place, Failure> {
     match is_core(&path) {
         Ok(true) => Ok(Place::Core(path)),
         Ok(false) if snapshot::is_snapshot(&path).unwrap_or(false) => Ok(Place::Snapshot(path)),
+        Ok(false) if profile::is_profile(&path).unwrap_or(false) => Err(Failure::new(
+            format!("{word} is a profile of pprof, which has samples by call stack: no objects, no holders, no types"),
+            Some("gosleuth diff with two profiles or more; for this question a process id, a core file or a snapshot"),
+        )),
         Ok(false) => Err(Failure::new(
             format!("{word} is neither a core file nor a snapshot"),
             Some("a process id, a core file or a snapshot"),
@@ -334,18 +339,18 @@ impl Session {
         let (target, image) = (&self.rt.target, &self.rt.image);
         Envelope {
             schema_version: SCHEMA_VERSION,
-            tool: Tool { name: "gosleuth", version: env!("CARGO_PKG_VERSION") },
+            tool: Tool::OURS,
             command,
             target: TargetInfo {
                 kind: target.kind,
                 pid: target.pid,
                 exe: target.exe.clone(),
-                go_version: image.go_version.raw.clone(),
-                go_version_source: image.go_version_source,
-                arch: target.arch,
-                has_dwarf: image.dwarf.is_some(),
-                has_symtab: image.has_symtab,
-                layout_source: self.rt.layout.source,
+                go_version: Some(image.go_version.raw.clone()),
+                go_version_source: Some(image.go_version_source),
+                arch: Some(target.arch),
+                has_dwarf: Some(image.dwarf.is_some()),
+                has_symtab: Some(image.has_symtab),
+                layout_source: Some(self.rt.layout.source),
             },
             hold: target.hold(),
             timing_ms: self.timing,

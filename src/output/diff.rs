@@ -9,12 +9,12 @@ use crate::{
 };
 
 /// `+1.5 MiB`, `-12 KiB`.
-fn change(n: i64) -> String {
+pub(super) fn change(n: i64) -> String {
     let sign = if n < 0 { "-" } else { "+" };
     format!("{sign}{}", units::bytes(n.unsigned_abs()))
 }
 
-fn count(n: i64) -> String {
+pub(super) fn count(n: i64) -> String {
     format!("{}{}", if n < 0 { "-" } else { "+" }, units::count(n.unsigned_abs()))
 }
 
@@ -39,7 +39,7 @@ pub fn look(
 }
 
 /// Time of day in UTC.
-fn clock(ms: u64) -> String {
+pub(super) fn clock(ms: u64) -> String {
     let s = ms / 1000 % 86_400;
     format!("{:02}:{:02}:{:02} UTC", s / 3600, s / 60 % 60, s % 60)
 }

@@ -1,14 +1,12 @@
 //! Text, `debug=2`, folded stacks, flame graph and pprof forms of `goroutines`.
 
-use std::{
-    collections::HashMap,
-    io::{self, Write},
-};
+use std::io::{self, Write};
 
 use super::table;
 use crate::{
     analysis::goroutines::{Goroutines, Group, Trace},
     base::units,
+    profile,
 };
 
 fn seconds(s: f64) -> String {
@@ -158,130 +156,15 @@ pub fn svg(out: &mut dyn Write, g: &Goroutines) -> io::Result<()> {
     inferno::flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), out).map_err(io::Error::other)
 }
 
-/// Writes protocol buffer fields (proto encoding: varints and length-delimited parts).
-#[derive(Default)]
-struct Proto(Vec<u8>);
-
-impl Proto {
-    fn varint(&mut self, mut v: u64) {
-        while v >= 0x80 {
-            self.0.push(v as u8 | 0x80);
-            v >>= 7;
-        }
-        self.0.push(v as u8);
-    }
-
-    fn number(&mut self, field: u64, v: u64) {
-        self.varint(field << 3);
-        self.varint(v);
-    }
-
-    fn bytes(&mut self, field: u64, v: &[u8]) {
-        self.varint(field << 3 | 2);
-        self.varint(v.len() as u64);
-        self.0.extend_from_slice(v);
-    }
-
-    fn message(&mut self, field: u64, f: impl FnOnce(&mut Proto)) {
-        let mut inner = Proto::default();
-        f(&mut inner);
-        self.bytes(field, &inner.0);
-    }
-}
-
-#[derive(Default)]
-struct Strings {
-    list: Vec<String>,
-    index: HashMap<String, u64>,
-}
-
-impl Strings {
-    fn id(&mut self, s: &str) -> u64 {
-        if let Some(&i) = self.index.get(s) {
-            return i;
-        }
-        let i = self.list.len() as u64;
-        self.list.push(s.to_owned());
-        self.index.insert(s.to_owned(), i);
-        i
-    }
-}
-
 /// A goroutine profile for `go tool pprof` (profile.proto; not compressed, which it accepts). `time_ns`: Unix time of the
 /// look, `None` where it is not known.
 pub fn pprof(out: &mut dyn Write, g: &Goroutines, time_ns: Option<u64>) -> io::Result<()> {
-    let mut p = Proto::default();
-    let mut strings = Strings::default();
-    strings.id("");
-    let kind = (strings.id("goroutine"), strings.id("count"));
-    p.message(1, |m| {
-        m.number(1, kind.0);
-        m.number(2, kind.1);
-    });
-    // A location for each line of a function; functions by name and file.
-    let mut functions: HashMap<(u64, u64), u64> = HashMap::new();
-    let mut locations: HashMap<(u64, u32), u64> = HashMap::new();
-    let reason = strings.id("wait_reason");
+    let mut p = profile::Builder::new("goroutine", "count");
     for group in &g.groups {
-        let ids: Vec<u64> = group
-            .stack
-            .iter()
-            .map(|f| {
-                let key = (strings.id(&f.function), strings.id(&f.file));
-                let n = functions.len() as u64 + 1;
-                let function = *functions.entry(key).or_insert(n);
-                let n = locations.len() as u64 + 1;
-                *locations.entry((function, f.line)).or_insert(n)
-            })
-            .collect();
-        let mut labels: Vec<(u64, u64)> = group.labels.iter().map(|(k, v)| (strings.id(k), strings.id(v))).collect();
-        labels.push((reason, strings.id(state(group))));
-        p.message(2, |m| {
-            let mut packed = Proto::default();
-            ids.iter().for_each(|&i| packed.varint(i));
-            m.bytes(1, &packed.0);
-            let mut packed = Proto::default();
-            packed.varint(group.count);
-            m.bytes(2, &packed.0);
-            for (k, v) in labels {
-                m.message(3, |l| {
-                    l.number(1, k);
-                    l.number(2, v);
-                });
-            }
-        });
+        let stack = group.stack.iter().map(|f| (f.function.as_str(), f.file.as_str(), f.line));
+        let labels = group.labels.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+        let labels = labels.chain(std::iter::once(("wait_reason", state(group))));
+        p.sample(stack, i64::try_from(group.count).unwrap_or(i64::MAX), labels);
     }
-    let mut places: Vec<_> = locations.into_iter().collect();
-    places.sort_by_key(|l| l.1);
-    for ((function, line), id) in places {
-        p.message(4, |m| {
-            m.number(1, id);
-            m.message(4, |l| {
-                l.number(1, function);
-                l.number(2, line.into());
-            });
-        });
-    }
-    let mut names: Vec<_> = functions.into_iter().collect();
-    names.sort_by_key(|f| f.1);
-    for ((name, file), id) in names {
-        p.message(5, |m| {
-            m.number(1, id);
-            m.number(2, name);
-            m.number(3, name);
-            m.number(4, file);
-        });
-    }
-    for s in &strings.list {
-        p.bytes(6, s.as_bytes());
-    }
-    if let Some(t) = time_ns {
-        p.number(9, t);
-    }
-    p.message(11, |m| {
-        m.number(1, kind.0);
-        m.number(2, kind.1);
-    });
-    p.number(12, 1);
-    out.write_all(&p.0)
+    out.write_all(&p.finish(time_ns).encode())
 }

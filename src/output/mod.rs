@@ -5,6 +5,7 @@ pub mod goroutines;
 pub mod ledger;
 pub mod locks;
 pub mod locks_svg;
+pub mod profiles;
 pub mod waste;
 
 use std::io::{self, Write};

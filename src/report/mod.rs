@@ -18,17 +18,39 @@ pub struct Tool {
     pub version: &'static str,
 }
 
+impl Tool {
+    pub const OURS: Tool = Tool { name: "gosleuth", version: env!("CARGO_PKG_VERSION") };
+}
+
 #[derive(Debug, Serialize)]
 pub struct TargetInfo {
     pub kind: TargetKind,
     pub pid: Option<u32>,
     pub exe: Option<PathBuf>,
-    pub go_version: String,
-    pub go_version_source: crate::image::FoundBy,
-    pub arch: Arch,
-    pub has_dwarf: bool,
-    pub has_symtab: bool,
-    pub layout_source: crate::runtime::layout::LayoutSource,
+    /// This and what follows is null of a profile, which does not tell.
+    pub go_version: Option<String>,
+    pub go_version_source: Option<crate::image::FoundBy>,
+    pub arch: Option<Arch>,
+    pub has_dwarf: Option<bool>,
+    pub has_symtab: Option<bool>,
+    pub layout_source: Option<crate::runtime::layout::LayoutSource>,
+}
+
+impl TargetInfo {
+    /// Of a pprof file, with the program's path as it names it.
+    pub fn of_profile(exe: Option<PathBuf>) -> TargetInfo {
+        TargetInfo {
+            kind: TargetKind::Profile,
+            pid: None,
+            exe,
+            go_version: None,
+            go_version_source: None,
+            arch: None,
+            has_dwarf: None,
+            has_symtab: None,
+            layout_source: None,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]

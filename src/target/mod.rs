@@ -134,6 +134,8 @@ pub enum TargetKind {
     Live,
     Core,
     Snapshot,
+    /// A pprof file: nothing of this room.
+    Profile,
 }
 
 /// One line of /proc/PID/maps or of NT_FILE plus PT_LOAD. `end` is exclusive.
@@ -189,7 +191,7 @@ impl From<HoldMode> for HoldRequest {
 /// How the target was held still and for how long.
 #[derive(Clone, Debug, Serialize)]
 pub struct Hold {
-    /// `none`, `freeze`, `fork`; `core` for files.
+    /// `none`, `freeze`, `fork`; `core` and `profile` for files.
     pub mode: &'static str,
     /// Milliseconds from the first thread stopped to the last one resumed; `None` while held or when nothing is stopped.
     pub stopped_ms: Option<f64>,

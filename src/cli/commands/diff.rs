@@ -1,33 +1,34 @@
 //! `diff`: growth between two or more looks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 
-use super::{Failure, Session, TargetArgs, print, snapshot::describe};
+use super::{Failure, Session, TargetArgs, diff_profiles, print, snapshot::describe};
 use crate::{
     analysis::diff::{self, First, Growth, Look},
-    output,
+    output, profile,
     snapshot::Meta,
     target::TargetKind,
 };
 
-/// What grew between two or more looks: snapshots, cores, processes.
+/// What grew between two or more looks: snapshots, cores, processes; or between profiles of pprof.
 #[derive(Args, Debug)]
 pub struct DiffArgs {
-    /// Snapshots, cores or process ids, the earliest first. Three or more show a trend.
+    /// Snapshots, cores or process ids, the earliest first; or profiles of pprof of one kind (heap, goroutine and others).
+    /// Three or more show a trend.
     #[arg(required = true, num_args = 2..)]
-    targets: Vec<String>,
+    pub(super) targets: Vec<String>,
     /// The executable of cores, where it cannot be found by itself.
     #[arg(long)]
-    exe: Option<PathBuf>,
+    pub(super) exe: Option<PathBuf>,
     /// Print JSON instead of text.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Rows of each list to show; 0 for all.
     #[arg(long, default_value_t = 12)]
-    limit: usize,
+    pub(super) limit: usize,
 }
 
 /// One of the looks.
@@ -101,7 +102,29 @@ fn notes(metas: &[Meta]) -> Vec<String> {
     out
 }
 
+/// Is it all profiles? Some and some others is an error.
+fn profiles(args: &DiffArgs) -> Result<bool, Failure> {
+    let is = |w: &&String| w.parse::<u32>().is_err() && profile::is_profile(Path::new(w.as_str())).unwrap_or(false);
+    let (yes, no): (Vec<&String>, Vec<&String>) = args.targets.iter().partition(is);
+    match (yes.first(), no.first()) {
+        (Some(p), Some(o)) => Err(Failure::new(
+            format!(
+                "{p} is a profile of pprof and {o} is not: a profile has samples by call stack, a look at memory has objects by \
+                 type and holder"
+            ),
+            Some(
+                "profiles with profiles (curl -o heap.pb.gz http://HOST/debug/pprof/heap?gc=1, twice), or snapshots, cores and \
+                 processes with each other (gosleuth snapshot PID -o FILE)",
+            ),
+        )),
+        (yes, _) => Ok(yes.is_some()),
+    }
+}
+
 pub fn run(args: &DiffArgs) -> Result<(), Failure> {
+    if profiles(args)? {
+        return diff_profiles::run(args);
+    }
     let mut infos: Vec<(LookInfo, Meta, Look)> = Vec::new();
     let mut first: Option<First> = None;
     let mut last: Option<Session> = None;

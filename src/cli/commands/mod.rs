@@ -13,6 +13,7 @@ use crate::{base::units, output, report::Envelope, runtime::sched::Goroutine};
 pub mod debug;
 pub mod demo;
 pub mod diff;
+mod diff_profiles;
 pub mod doctor;
 pub mod dump;
 pub mod goroutines;

@@ -114,14 +114,15 @@ pub fn run(args: &OverviewArgs) -> Result<(), Failure> {
         goroutines: states,
         ledger,
     };
+    let (release, arch) = (s.rt.image.go_version.raw.clone(), s.rt.target.arch);
     let e = s.envelope("overview", result);
     print(args, &e, |out, r| {
         let h = &r.heap;
         writeln!(
             out,
             "{} on {}: {} alive in {} objects, of {} allocated in {} spans ({}).",
-            e.target.go_version,
-            e.target.arch,
+            release,
+            arch,
             units::bytes(h.live_bytes),
             units::count(h.live_objects),
             units::bytes(h.allocated_bytes),
