@@ -77,7 +77,7 @@ fn waiting_minutes_are_the_runtimes_own() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut compared = 0;
     for (release, f) in &mut all {
-        let path = dir.path().join(&*release);
+        let path = dir.path().join(*release);
         assert_eq!(f.command(&format!("stacks {}", path.display()))["ok"], true);
         let theirs = dump(&std::fs::read_to_string(&path).expect("a dump"));
         let out = gosleuth(&["goroutines", &f.pid(), "--format", "debug2"]);

@@ -545,7 +545,7 @@ pub fn compare(profiles: &[Profile], series: &Series, hours: &[f64], limit: usiz
         by_stack: c.by_stack(kind, how, limit),
         churn_by_site: churn.map_or(Vec::new(), |k| {
             let mut rows = c.by_site(k, c.sampling(k, profile));
-            rows.sort_by(|a, b| b.growth.cmp(&a.growth));
+            rows.sort_by_key(|r| std::cmp::Reverse(r.growth));
             cut(rows, limit)
         }),
     })

@@ -86,7 +86,7 @@ fn damage_is_named() {
 /// What unpacks to far more than it is, and what names one thing very often.
 #[test]
 fn bombs_are_refused() {
-    let zeros = gzip(&vec![0x32u8; 0]);
+    let zeros = gzip(&[]);
     assert!(Profile::of_bytes(&zeros).is_err());
     // Empty texts, two bytes each.
     let texts = gzip(&[0x32, 0].repeat(20 << 20));
