@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::dominators::HolderTree;
 use crate::{
     base::{Addr, Bitmap, Goid},
-    graph::{Root, RootKind, build::Built},
+    graph::{Root, RootKind, build::Built, typing::Typed},
     image::FuncId,
     runtime::{Runtime, heap::Heap, layout::Global, stack::Stack},
 };
@@ -254,22 +254,40 @@ pub fn global_name(rt: &Runtime, built: &Built, at: Addr) -> String {
     }
 }
 
-/// A root in words: the global it lies in, or the goroutine and function.
-pub fn root_name(rt: &Runtime, built: &Built, root: &Root) -> String {
-    match root.kind {
-        RootKind::Data | RootKind::Bss => global_name(rt, built, root.at),
+/// A root in words: the global it lies in, or the goroutine and the function, with the local variable where that is known.
+/// `root`: its index.
+pub fn root_name(rt: &Runtime, built: &Built, typed: &Typed, root: usize) -> String {
+    let Some(r) = built.graph.roots.get(root) else { return "?".into() };
+    match r.kind {
+        RootKind::Data | RootKind::Bss => global_name(rt, built, r.at),
         RootKind::Stack | RootKind::Conservative => {
-            let i = built.goroutines.iter().position(|g| g.goid == root.goid);
-            let frame = i.and_then(|i| built.stacks[i].frames.get(root.frame as usize));
-            let func = frame.and_then(|f| rt.image.pclntab.find(f.pc)).map_or("?", |f| f.name());
-            format!("goroutine {} in {func}", root.goid)
+            let func = frame_of(rt, built, r).map_or("?", |f| f.1);
+            match local_name(typed, root) {
+                Some(local) => format!("local {local} of goroutine {}", r.goid),
+                None => format!("goroutine {} in {func}", r.goid),
+            }
         }
-        RootKind::Goroutine => format!("goroutine {}", root.goid),
-        RootKind::Finalizer => format!("finalizer at {}", root.at),
-        RootKind::Cleanup => format!("cleanup at {}", root.at),
+        RootKind::Goroutine => format!("goroutine {}", r.goid),
+        RootKind::Finalizer => format!("finalizer at {}", r.at),
+        RootKind::Cleanup => format!("cleanup at {}", r.at),
         RootKind::FinalizerQueue => "queue of finalizers".into(),
-        RootKind::WeakHandle => format!("weak handle at {}", root.at),
+        RootKind::WeakHandle => format!("weak handle at {}", r.at),
         RootKind::TinyBlock => "block of tiny objects in use".into(),
-        RootKind::Other => format!("runtime at {}", root.at),
+        RootKind::Other => format!("runtime at {}", r.at),
     }
+}
+
+/// `main.handler.req.Body`: the local variable that a root on a stack lies in.
+pub fn local_name(typed: &Typed, root: usize) -> Option<String> {
+    typed.locals.name(&typed.types, root)
+}
+
+/// The frame of a root on a stack, counted from the innermost, and its function.
+pub fn frame_of<'r>(rt: &'r Runtime, built: &Built, root: &Root) -> Option<(u32, &'r str)> {
+    if !matches!(root.kind, RootKind::Stack | RootKind::Conservative) {
+        return None;
+    }
+    let i = built.goroutines.iter().position(|g| g.goid == root.goid)?;
+    let frame = built.stacks.get(i)?.frames.get(root.frame as usize)?;
+    Some((root.frame, rt.image.pclntab.find(frame.pc)?.name()))
 }

@@ -72,6 +72,8 @@ pub enum Section {
     Roots = 10,
     Evidence = 11,
     Links = 12,
+    Locals = 13,
+    LocalRoots = 14,
 }
 
 impl Section {
@@ -89,6 +91,8 @@ impl Section {
             Section::Roots => "roots",
             Section::Evidence => "evidence",
             Section::Links => "static data",
+            Section::Locals => "local variables",
+            Section::LocalRoots => "roots in local variables",
         }
     }
 }
@@ -363,8 +367,10 @@ impl Reader {
 pub fn all_blocks(path: &Path) -> Result<Vec<(Section, u64, Vec<u8>)>, SnapshotError> {
     use Section::*;
     let r = Reader::open(path)?;
-    let sections =
-        [Meta, Functions, Variables, Goroutines, Types, Spans, Objects, Degrees, Edges, Roots, Evidence, Links];
+    let sections = [
+        Meta, Functions, Variables, Goroutines, Types, Spans, Objects, Degrees, Edges, Roots, Evidence, Links, Locals,
+        LocalRoots,
+    ];
     r.entries
         .iter()
         .filter_map(|e| sections.into_iter().find(|&s| s as u8 == e.section).map(|s| (s, e)))

@@ -16,7 +16,7 @@ use crate::{
     graph::{
         EdgeWords, Graph, Root, Rows, Targets,
         build::Built,
-        typing::{Typed, Typing},
+        typing::{Locals, Typed, Typing},
     },
     image::{
         FoundBy, Image, Module, SavedImage, SavedVariable,
@@ -174,7 +174,8 @@ impl Snapshot {
         let allocated = bits.pop().unwrap_or_else(|| Bitmap::new(0));
         let typing = Typing::of_marks(&marks, of)
             .ok_or_else(|| self.reader.bad(Section::Types, "a level is not one of ours"))?;
-        let typed = Typed::of_saved(types, typing, self.meta.malloc_headers);
+        let locals = if edges { self.locals()? } else { Locals::default() };
+        let typed = Typed::of_saved(types, typing, locals, self.meta.malloc_headers);
         let heap = Heap::restore(spans, allocated, dead, self.meta.sweepgen)
             .map_err(|e| self.reader.bad(Section::Spans, e.to_string()))?;
         let (rows, target, words) = if edges { self.edges(slots)? } else { Default::default() };
@@ -195,6 +196,25 @@ impl Snapshot {
         let mut links = blocks.concat();
         links.sort_unstable();
         Ok(links)
+    }
+
+    /// Names of the roots that lie in local variables.
+    fn locals(&self) -> Result<Locals, SnapshotError> {
+        let names = self.reader.each(Section::Locals, |_, items, raw| {
+            let mut d = Get::new(raw);
+            let out = (0..items).map(|_| Ok(d.text()?.to_owned())).collect::<Result<Vec<_>, &'static str>>()?;
+            d.end().map(|()| out)
+        })?;
+        let of_root = self.reader.each(Section::LocalRoots, |_, items, raw| {
+            let mut d = Get::new(raw);
+            let out = (0..items).map(|_| Ok((d.small()?, d.small()?))).collect::<Result<Vec<_>, &'static str>>()?;
+            d.end().map(|()| out)
+        })?;
+        let of_root = of_root.concat();
+        if !of_root.is_sorted_by(|a, b| a.0 < b.0) {
+            return Err(self.reader.bad(Section::LocalRoots, "they are not in order"));
+        }
+        Ok(Locals::of_saved(names.concat(), of_root))
     }
 
     /// Spans in order of addresses.

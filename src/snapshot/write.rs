@@ -29,6 +29,7 @@ use crate::{
     runtime::{
         Runtime,
         heap::{Heap, PAGE},
+        types::TypeId,
     },
 };
 
@@ -82,6 +83,8 @@ pub fn write(path: &Path, force: bool, c: &Contents) -> Result<Figures, Snapshot
         Section::Roots,
         Section::Evidence,
         Section::Links,
+        Section::Locals,
+        Section::LocalRoots,
     ] {
         sections.insert(s.name(), w.packed_bytes(s));
     }
@@ -174,7 +177,28 @@ fn fill(w: &mut Writer, c: &Contents) -> std::io::Result<usize> {
             out.uint(n);
         }
     })?;
+    let (names, of_root) = local_names(c);
+    in_blocks(w, Section::Locals, &names, |out, name| out.text(name))?;
+    in_blocks(w, Section::LocalRoots, &of_root, |out, l| {
+        out.uint(l.0.into());
+        out.uint(l.1.into());
+    })?;
     Ok(types.len())
+}
+
+/// Names of local variables that hold roots (with the member where a root lies inside), and the roots that lie in them.
+fn local_names(c: &Contents) -> (Vec<String>, Vec<(u32, u32)>) {
+    let locals = &c.typed.locals;
+    let mut index: HashMap<(u32, TypeId, u32), u32> = HashMap::new();
+    let (mut names, mut of_root) = (Vec::new(), Vec::with_capacity(locals.of_root.len()));
+    for l in &locals.of_root {
+        let n = *index.entry((l.variable, l.ty, l.offset)).or_insert_with(|| {
+            names.push(locals.name(&c.typed.types, l.root as usize).unwrap_or_default());
+            names.len() as u32 - 1
+        });
+        of_root.push((l.root, n));
+    }
+    (names, of_root)
 }
 
 /// Roots of this kind in the file. Numbers are never used again for something else.

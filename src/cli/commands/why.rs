@@ -9,11 +9,11 @@ use super::{Failure, Scene, Session, TargetArgs, print};
 use crate::{
     analysis::{
         dominators::Dominators,
-        holders::root_name,
+        holders::{frame_of, local_name, root_name},
         paths,
         selection::{self, Spoken, Way},
     },
-    base::{Addr, ObjectId, units},
+    base::{Addr, Goid, ObjectId, units},
     graph::RootKind,
     runtime::{Runtime, heap::Heap},
 };
@@ -68,6 +68,16 @@ struct PathResult {
 struct RootName {
     kind: RootKind,
     name: String,
+    /// The local variable that holds it: `main.handler.req.Body`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local: Option<String>,
+    /// Of roots on stacks: the goroutine, the frame counted from the innermost, and its function.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    goid: Option<Goid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frame: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -156,7 +166,7 @@ fn paths_to(rt: &Runtime, scene: &Scene, dom: &Dominators, id: ObjectId, n: usiz
     paths::distinct_paths(graph, dom, &order, id, n)
         .iter()
         .map(|p| PathResult {
-            root: RootName { kind: graph.roots[p.root].kind, name: root_name(rt, &scene.built, &graph.roots[p.root]) },
+            root: root(rt, scene, p.root),
             steps: p
                 .hops
                 .iter()
@@ -166,6 +176,19 @@ fn paths_to(rt: &Runtime, scene: &Scene, dom: &Dominators, id: ObjectId, n: usiz
             spoken: selection::spoken(&scene.heap, &scene.built, &scene.typed, p),
         })
         .collect()
+}
+
+fn root(rt: &Runtime, scene: &Scene, i: usize) -> RootName {
+    let root = &scene.built.graph.roots[i];
+    let frame = frame_of(rt, &scene.built, root);
+    RootName {
+        kind: root.kind,
+        name: root_name(rt, &scene.built, &scene.typed, i),
+        local: local_name(&scene.typed, i),
+        goid: (root.goid.0 != 0).then_some(root.goid),
+        frame: frame.map(|f| f.0),
+        function: frame.map(|f| f.1.to_owned()),
+    }
 }
 
 fn text(out: &mut dyn Write, r: &WhyResult, limit: usize, internals: bool) -> io::Result<()> {

@@ -14,7 +14,8 @@
 //! | `numbers`   | distinct pieces of evidence, by number |
 //! | `seeds`     | where it begins: malloc headers, interfaces, closures, roots |
 //! | `container` | the whole object around a part that a pointer leads to |
-//! | `regions`   | typed memory outside the heap: globals
+//! | `regions`   | typed memory outside the heap: globals |
+//! | `locals`    | local variables of stopped frames |
 //! | `typed`     | all of it together, for one target |
 //! | `guess`     | types by size, pointers and children, marked as guessed |
 
@@ -22,6 +23,7 @@ mod container;
 mod engine;
 mod fit;
 mod guess;
+mod locals;
 mod numbers;
 mod regions;
 mod seeds;
@@ -44,6 +46,7 @@ use crate::{
 use fit::Level;
 
 pub use fit::class_size;
+pub use locals::{LocalRoot, Locals};
 pub use regions::regions;
 pub use slots::{Slot, Slots};
 pub use typed::Typed;
@@ -64,6 +67,7 @@ pub struct Input<'a> {
     pub types: &'a TypeTable,
     /// Sorted by start; where two overlap, the later one counts.
     pub regions: &'a [Region],
+    pub locals: &'a Locals,
     /// Objects of more than 512 bytes with pointers begin with a malloc header (Go 1.22+).
     pub malloc_headers: bool,
     /// Whether objects that nothing else types are guessed by size and pointers.

@@ -16,6 +16,7 @@ pub(super) fn sow(engine: &mut Engine<'_>) {
     closures(engine);
     interfaces(engine);
     roots(engine);
+    locals(engine);
 }
 
 /// A header names the type of one element; whether the object is one of it or an array of them, its size tells.
@@ -87,6 +88,19 @@ fn interfaces(engine: &mut Engine<'_>) {
 fn seed_interface(engine: &mut Engine<'_>, target: ObjectId, offset: u64, word: Addr) {
     let to = boxed(engine.input.types, word);
     engine.seed(target, to, offset, Level::Interface);
+}
+
+/// What local variables say of the roots in them.
+fn locals(engine: &mut Engine<'_>) {
+    let (graph, locals) = (engine.input.graph, engine.input.locals);
+    for &(root, to) in &locals.pointers {
+        let Some(&Root { target, offset, .. }) = graph.roots.get(root as usize) else { continue };
+        engine.seed(target, to, u64::from(offset), Level::Whole);
+    }
+    for &(root, word) in &locals.interfaces {
+        let Some(&Root { target, offset, .. }) = graph.roots.get(root as usize) else { continue };
+        seed_interface(engine, target, u64::from(offset), word);
+    }
 }
 
 fn roots(engine: &mut Engine<'_>) {

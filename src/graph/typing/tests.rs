@@ -81,6 +81,7 @@ impl World {
         let heap = Heap::of_spans(self.spans, allocated);
         self.regions.sort();
         Typing::new(Input {
+            locals: &Default::default(),
             heap: &heap,
             graph: &graph,
             hints: &self.hints,

@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Input, Typing, regions};
+use super::{
+    Input, Typing,
+    locals::{self, Locals, Question},
+    regions,
+};
 use crate::{
     base::{Addr, ObjectId, bytes},
     graph::{Graph, Hints, build::Built},
@@ -18,6 +22,8 @@ use crate::{
 pub struct Typed {
     pub types: TypeTable,
     pub typing: Typing,
+    /// Local variables that hold roots.
+    pub locals: Locals,
     malloc_headers: bool,
 }
 
@@ -36,6 +42,10 @@ impl Typed {
         if let Some(dwarf) = &rt.image.dwarf {
             types.learn(&dwarf.bare, descriptor);
         }
+        let question = Question::ask(rt, built);
+        if let Some(question) = &question {
+            types.learn(&question.bare, descriptor);
+        }
         let function = |entry: Addr| rt.image.pclntab.find(entry).map(|f| f.name().to_owned());
         let entries: BTreeSet<Addr> = built.hints.closures.iter().map(|c| c.1).collect();
         for entry in entries {
@@ -50,6 +60,8 @@ impl Typed {
             }
         }
         let regions = regions(rt, &mut types, &built.global_links);
+        let locals = question.map(|q| locals::find(rt, built, &mut types, &q)).unwrap_or_default();
+        types.load(sources, locals.interfaces.iter().map(|i| i.1).collect::<BTreeSet<_>>());
         let malloc_headers = rt.layout.has(Field::MspanLargeType);
         let mut typing = Typing::new(Input {
             heap,
@@ -57,17 +69,18 @@ impl Typed {
             hints: &built.hints,
             types: &types,
             regions: &regions,
+            locals: &locals,
             malloc_headers,
             guess: true,
         });
         let entries = first_words(rt, heap, &typing.unread_closures);
         typing.name_closures(&entries, &mut types, function);
-        Typed { types, typing, malloc_headers }
+        Typed { types, typing, locals, malloc_headers }
     }
 
     /// From a snapshot.
-    pub(crate) fn of_saved(types: TypeTable, typing: Typing, malloc_headers: bool) -> Typed {
-        Typed { types, typing, malloc_headers }
+    pub(crate) fn of_saved(types: TypeTable, typing: Typing, locals: Locals, malloc_headers: bool) -> Typed {
+        Typed { types, typing, locals, malloc_headers }
     }
 
     /// Name of the object's type, `None` where it is not known.
@@ -122,20 +135,22 @@ fn load_hinted(rt: &Runtime, sources: Sources<'_>, types: &mut TypeTable, hints:
     }
 }
 
-/// First word of each object.
+/// First word of each object that can be read.
 fn first_words(rt: &Runtime, heap: &Heap, ids: &[ObjectId]) -> Vec<(ObjectId, Addr)> {
+    let read = words(rt, ids.iter().map(|&id| heap.extent(id).0));
+    ids.iter().zip(read).filter_map(|(&id, word)| Some((id, Addr(word?)))).collect()
+}
+
+/// The words at these places, `None` where they cannot be read. Cost: one read for a thousand.
+pub(super) fn words(rt: &Runtime, places: impl IntoIterator<Item = Addr>) -> Vec<Option<u64>> {
     const BATCH: usize = 1024;
-    let mut out = Vec::with_capacity(ids.len());
-    for batch in ids.chunks(BATCH) {
+    let places: Vec<Addr> = places.into_iter().collect();
+    let mut out = Vec::with_capacity(places.len());
+    for batch in places.chunks(BATCH) {
         let mut words = vec![0u8; 8 * batch.len()];
-        let mut ranges: Vec<(Addr, &mut [u8])> =
-            batch.iter().zip(words.chunks_exact_mut(8)).map(|(&id, w)| (heap.extent(id).0, w)).collect();
+        let mut ranges: Vec<(Addr, &mut [u8])> = batch.iter().copied().zip(words.chunks_exact_mut(8)).collect();
         let results = rt.target.memory.read_scattered(&mut ranges);
-        for ((&id, word), result) in batch.iter().zip(words.chunks_exact(8)).zip(results) {
-            if result.is_ok() {
-                out.push((id, Addr(bytes::u64_at(word, 0).unwrap_or_default())));
-            }
-        }
+        out.extend(words.chunks_exact(8).zip(results).map(|(w, r)| r.ok().and_then(|_| bytes::u64_at(w, 0))));
     }
     out
 }

@@ -1,5 +1,6 @@
 //! image::dwarf: struct layouts, constants and variables from DWARF 4 and 5. gimli stays inside this room.
 
+mod locals;
 mod types;
 
 use std::{
@@ -14,6 +15,8 @@ use rayon::prelude::*;
 
 use crate::os::mmap::MappedFile;
 
+use locals::{Bytes, Kept};
+pub use locals::{Found, Local, Piece};
 pub use types::{BareMember, BareType};
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
@@ -66,6 +69,10 @@ pub struct Dwarf {
     pub captures: HashMap<u64, Vec<BareMember>>,
     /// Entries of the types of variables without descriptor.
     undescribed: Vec<gimli::DebugInfoOffset>,
+    /// Functions with code: where it begins, and their entry.
+    functions: Vec<(u64, gimli::DebugInfoOffset)>,
+    /// The sections, for `locals`.
+    kept: Option<Kept>,
 }
 
 /// Can a section that says so unpack to what it says? The memory for it is taken beforehand.
@@ -94,17 +101,25 @@ impl Dwarf {
         if elf.section_by_name(".debug_info").is_none() && elf.section_by_name(".zdebug_info").is_none() {
             return Ok(None);
         }
-        let load = |id: gimli::SectionId| -> Result<Cow<'_, [u8]>, object::Error> {
-            match elf.section_by_name(id.name()) {
+        let whole: &[u8] = file;
+        let load = |id: gimli::SectionId| -> Result<Bytes, object::Error> {
+            let bytes = match elf.section_by_name(id.name()) {
                 Some(s) => {
                     let packed = s.compressed_data()?;
-                    if believable(&packed) { packed.decompress() } else { Ok(Cow::Borrowed(&[][..])) }
+                    if believable(&packed) { packed.decompress()? } else { Cow::Borrowed(&[][..]) }
                 }
-                None => Ok(Cow::Borrowed(&[][..])),
-            }
+                None => Cow::Borrowed(&[][..]),
+            };
+            Ok(match bytes {
+                Cow::Owned(bytes) => Bytes::Unpacked(bytes),
+                Cow::Borrowed(bytes) => {
+                    let at = (bytes.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
+                    Bytes::Mapped(at..at + bytes.len())
+                }
+            })
         };
         let sections = gimli::DwarfSections::load(load)?;
-        let mut dwarf = sections.borrow(|s| EndianSlice::new(s, LittleEndian));
+        let mut dwarf = sections.borrow(|s| Kept::bytes(file, s));
         dwarf.populate_abbreviations_cache(gimli::AbbreviationsCacheStrategy::Duplicates);
         let mut headers = Vec::new();
         let mut units = dwarf.units();
@@ -127,10 +142,24 @@ impl Dwarf {
             out.variables.extend(part.variables);
             out.undescribed.extend(part.undescribed);
             out.captures.extend(part.captures);
+            out.functions.extend(part.functions);
         }
         out.bare = types::bare_types(&dwarf, &headers, std::mem::take(&mut out.undescribed));
         out.variables.sort_by_key(|v| v.addr);
+        drop(dwarf);
+        let mut functions = std::mem::take(&mut out.functions);
+        functions.par_sort_unstable();
+        out.kept = Some(Kept::new(file.clone(), sections, functions));
         Ok(Some(out))
+    }
+
+    /// The variables that lie in the frames of functions stopped at `pcs` (ELF addresses), in the order of `pcs`. Cost:
+    /// the entries of each function once, functions in parallel; nothing where the sections are not at hand.
+    pub fn locals(&self, pcs: &[u64]) -> Result<Found, DwarfError> {
+        match &self.kept {
+            Some(kept) => kept.locals(pcs),
+            None => Ok(Found { at: vec![Vec::new(); pcs.len()], ..Found::default() }),
+        }
     }
 
     /// ELF address of a global variable.
@@ -198,6 +227,7 @@ fn read_unit<'a>(
                 v => dwarf.attr_address(unit, v).ok().flatten(),
             });
             if let Some(pc) = entry_pc {
+                out.functions.extend(entry.offset().to_debug_info_offset(&unit.header).map(|at| (pc, at)));
                 captures(dwarf, unit, node, pc, &mut out)?;
             }
             continue;

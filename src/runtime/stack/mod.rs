@@ -47,6 +47,8 @@ pub struct Stack {
     /// Innermost first.
     pub frames: Vec<Frame>,
     pub words: Vec<StackWord>,
+    /// Variables on the stack that a live pointer leads to: where each lies, and its size.
+    pub objects: Vec<(Addr, u64)>,
     /// Why the walk ended before the goroutine's first frame, if it did. What lies above is then taken for pointers
     /// conservatively.
     pub truncated: Option<String>,
@@ -76,6 +78,8 @@ struct Walker<'r, 'm> {
 struct Object {
     addr: Addr,
     size: u64,
+    /// The frame that it belongs to.
+    frame: u32,
     ptr_bytes: u64,
     mask: Mask,
 }
@@ -479,7 +483,7 @@ impl LiveAt<'_> {
                 continue;
             }
             let mask = Mask::At(rodata.offset(o.mask.into()), o.program);
-            w.objects.push(Object { addr, size: o.size, ptr_bytes: o.ptr_bytes.min(o.size), mask });
+            w.objects.push(Object { addr, size: o.size, frame, ptr_bytes: o.ptr_bytes.min(o.size), mask });
         }
     }
 
@@ -491,7 +495,8 @@ impl LiveAt<'_> {
         w.push(self.sp, self.frame, false);
         if let Some(addr) = varp.0.checked_sub(reg_args::SIZE).map(Addr).filter(|&a| a >= self.sp) {
             let ptr_bytes = 8 * reg_args::PTRS.end;
-            w.objects.push(Object { addr, size: reg_args::SIZE, ptr_bytes, mask: Mask::RegArgs });
+            let (size, frame) = (reg_args::SIZE, self.frame);
+            w.objects.push(Object { addr, size, frame, ptr_bytes, mask: Mask::RegArgs });
         }
         let read = |at: Addr| w.rt.target.read_ptr(at).ok();
         let bits = w.word(self.sp).and_then(|ctx| {
@@ -528,13 +533,14 @@ fn stack_objects(w: &mut Walker<'_, '_>, g: &Goroutine) {
         next += 1;
         let i = w.objects.partition_point(|o| o.addr.0 <= word.value);
         let Some(i) = i.checked_sub(1) else { continue };
-        let Object { addr, size, ptr_bytes, ref mask } = w.objects[i];
+        let Object { addr, size, frame, ptr_bytes, ref mask } = w.objects[i];
         if word.value - addr.0 >= size || std::mem::replace(&mut done[i], true) {
             continue;
         }
+        w.out.objects.push((addr, size));
         let words = ptr_bytes / 8;
         let &Mask::At(mask, program) = mask else {
-            reg_args::PTRS.for_each(|j| w.push(addr.offset(8 * j), word.frame, word.conservative));
+            reg_args::PTRS.for_each(|j| w.push(addr.offset(8 * j), frame, word.conservative));
             continue;
         };
         let Some(bits) = super::heap::bits_at(w.rt, mask, words, program) else {
@@ -542,7 +548,7 @@ fn stack_objects(w: &mut Walker<'_, '_>, g: &Goroutine) {
             continue;
         };
         for j in (0..words).filter(|&j| bits[(j / 8) as usize] >> (j % 8) & 1 == 1) {
-            w.push(addr.offset(8 * j), word.frame, word.conservative);
+            w.push(addr.offset(8 * j), frame, word.conservative);
         }
     }
 }
