@@ -9,7 +9,7 @@ use crate::{
     graph::{TypeWords, build, typing::Typed},
     image::{
         BuildInfo, Functions, Module, Pclntab,
-        dwarf::Dwarf,
+        dwarf::{Dwarf, Stopped},
         elf::{self, Elf},
         moduledata,
         pclntab::{Place, funcdata},
@@ -115,7 +115,11 @@ pub fn dwarf(data: Vec<u8>) -> usize {
         Ok(Some(d)) => {
             let members: usize = d.structs.values().map(|s| s.members.len()).sum();
             let _ = Layout::from_dwarf(&d);
-            members + d.constants.len() + d.variables.len() + d.bare.len() + d.captures.len()
+            let stopped = |pc: u64| Stopped { scope: pc, resume: pc.wrapping_add(1) };
+            let pcs: Vec<Stopped> =
+                d.function_starts().flat_map(|pc| [stopped(pc), stopped(pc.wrapping_add(64))]).take(256).collect();
+            let locals = d.locals(&pcs).map_or(0, |f| f.at.iter().map(Vec::len).sum::<usize>() + f.bare.len());
+            members + d.constants.len() + d.variables.len() + d.bare.len() + d.captures.len() + locals
         }
         _ => 0,
     }

@@ -6,8 +6,9 @@ use rayon::prelude::*;
 
 use super::{
     dominators::{Dominators, Node, Vertex},
-    histogram::{Coverage, Histogram, Row, Totals},
-    holders::Holders,
+    histogram::{Coverage, Histogram, LocalShare, Row, Totals},
+    holders::{HolderKind, Holders},
+    locals::LocalHolders,
 };
 use crate::{
     base::{KnownBy, ObjectId},
@@ -215,7 +216,14 @@ fn finish(names: Vec<String>, totals: &[[Totals; 4]], retained: Option<Vec<u64>>
         let most = (0..4).rev().max_by_key(|&l| t[l].bytes).unwrap_or(3);
         let retained_bytes = retained.as_ref().map(|r| r[i]);
         if sum.objects > 0 {
-            h.rows.push(Row { name, objects: sum.objects, bytes: sum.bytes, known_by: LEVELS[most], retained_bytes });
+            h.rows.push(Row {
+                name,
+                objects: sum.objects,
+                bytes: sum.bytes,
+                known_by: LEVELS[most],
+                retained_bytes,
+                local: None,
+            });
         }
     }
     sort(&mut h.rows);
@@ -229,7 +237,8 @@ fn sort(rows: &mut [Row]) {
 
 /// The live heap by who holds it: a row for each global variable and each kind of goroutine, with what only they hold;
 /// the rest, held by several, is a row of its own. The sum of all rows is the live heap.
-pub fn live_by_root(rt: &Runtime, built: &Built, holders: &Holders, dom: &Dominators) -> Histogram {
+pub fn live_by_root(rt: &Runtime, built: &Built, typed: &Typed, holders: &Holders, dom: &Dominators) -> Histogram {
+    let locals = LocalHolders::of(built, typed);
     let mut rows = Vec::new();
     let mut shared = Totals::default();
     for n in dom.children(dom.root()) {
@@ -241,6 +250,10 @@ pub fn live_by_root(rt: &Runtime, built: &Built, holders: &Holders, dom: &Domina
                 bytes,
                 known_by: KnownBy::Exact,
                 retained_bytes: Some(bytes),
+                local: match holders.list[h as usize].kind {
+                    HolderKind::Goroutines => locals.heaviest(dom, n).map(|(name, bytes)| LocalShare { name, bytes }),
+                    _ => None,
+                },
             }),
             Vertex::Object(_) => shared.join(&Totals { objects, bytes }),
             _ => {}
@@ -255,6 +268,7 @@ pub fn live_by_root(rt: &Runtime, built: &Built, holders: &Holders, dom: &Domina
             bytes: shared.bytes,
             known_by: KnownBy::Exact,
             retained_bytes: Some(shared.bytes),
+            local: None,
         });
     }
     sort(&mut rows);

@@ -49,6 +49,16 @@ pub struct Row {
     /// Bytes that would be freed without the objects of this row; where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retained_bytes: Option<u64>,
+    /// Of goroutines, by root: the local variable from which most of it hangs, and what hangs from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalShare>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct LocalShare {
+    /// `main.handler.buf`.
+    pub name: String,
+    pub bytes: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -143,6 +153,7 @@ pub fn live_by_type(heap: &Heap, graph: &Graph, typed: &Typed) -> Histogram {
             bytes: t.bytes,
             known_by,
             retained_bytes: None,
+            local: None,
         })
         .collect();
     rows.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| (&a.name, a.known_by).cmp(&(&b.name, b.known_by))));

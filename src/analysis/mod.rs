@@ -10,6 +10,7 @@ pub mod holders;
 pub mod leaks;
 pub mod ledger;
 pub mod liveness;
+pub mod locals;
 pub mod locks;
 pub mod paths;
 pub mod places;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{
     dominators::{Dominators, Node, Vertex},
     holders::{HolderKind, Holders},
+    locals::LocalHolders,
 };
 use crate::{
     base::Addr,
@@ -25,6 +26,9 @@ pub struct Entry {
     pub addr: Option<Addr>,
     /// Nodes in this row.
     pub nodes: u64,
+    /// The local variable that holds it (one of them, where several do): `main.handler.buf`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<String>,
     pub own_bytes: u64,
     pub retained_bytes: u64,
     /// Objects retained, the row's own included.
@@ -51,6 +55,7 @@ pub struct Tree<'a> {
     pub typed: &'a Typed,
     pub holders: &'a Holders,
     pub dom: &'a Dominators,
+    pub locals: LocalHolders<'a>,
 }
 
 impl Tree<'_> {
@@ -133,6 +138,18 @@ impl Tree<'_> {
         rows
     }
 
+    /// The variable that holds these objects, if it is one of a goroutine that nothing but the goroutine stands above, and
+    /// the same for the first of them.
+    fn held_by(&self, nodes: &[Node]) -> Option<String> {
+        const LOOKED_AT: usize = 16;
+        let name = |&n: &Node| match (self.dom.vertex(n), self.dom.vertex(self.dom.parent(n))) {
+            (Vertex::Object(id), Vertex::Holder(_) | Vertex::Super) => self.locals.name(id),
+            _ => None,
+        };
+        let first = name(nodes.first()?)?;
+        nodes.iter().take(LOOKED_AT).all(|n| name(n).as_ref() == Some(&first)).then_some(first)
+    }
+
     fn inside_map(&self, n: Node) -> bool {
         matches!(self.dom.vertex(n), Vertex::Object(id) if self.typed.types.inside_map(self.typed.typing.type_of(id)))
     }
@@ -170,6 +187,7 @@ impl Tree<'_> {
             kind,
             addr,
             nodes: nodes.len() as u64,
+            held_by: self.held_by(nodes),
             own_bytes: row.own,
             retained_bytes: row.retained,
             objects: row.objects,

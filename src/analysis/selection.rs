@@ -44,6 +44,9 @@ pub struct Way {
     /// Parts per thousand of all objects of the type.
     pub share_permille: u64,
     pub holder: String,
+    /// The local variable of the holder that leads to them, where one does: `main.handler.buf`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<String>,
     /// Types from the holder to the object, with the member that leads on; repeats are shortened.
     pub steps: Vec<String>,
 }
@@ -66,7 +69,7 @@ pub fn ways(
     order.sort_by_key(|&r| (graph.roots[r as usize].kind, r));
     let walk = BreadthFirst::walk(graph, &order, None, None);
     let stride = objects.len().div_ceil(MAX_SAMPLE).max(1);
-    let mut groups: HashMap<(u32, Vec<TypeId>), (u64, ObjectId)> = HashMap::new();
+    let mut groups: HashMap<(u32, Option<u32>, Vec<TypeId>), (u64, ObjectId)> = HashMap::new();
     let mut sampled = 0u64;
     for &id in objects.iter().step_by(stride) {
         let Some(path) = walk.path(graph, id) else { continue };
@@ -77,18 +80,22 @@ pub fn ways(
             types.drain(..types.len() - MAX_HOPS);
         }
         let holder = holders.top(holders.tree.of_root.get(path.root).copied().unwrap_or_default());
-        groups.entry((holder, types)).or_insert((0, id)).0 += 1;
+        let local = typed.locals.variable(path.root);
+        groups.entry((holder, local, types)).or_insert((0, id)).0 += 1;
     }
     let mut out: Vec<Way> = groups
         .into_iter()
-        .map(|((holder, _), (n, example))| Way {
+        .map(|((holder, local, _), (n, example))| Way {
+            local: local.and_then(|l| typed.locals.variables.get(l as usize).cloned()),
             objects: n * objects.len() as u64 / sampled.max(1),
             share_permille: n * 1000 / sampled.max(1),
             holder: holders.name(rt, built, holder),
             steps: walk.path(graph, example).map(|p| steps(heap, built, typed, &p)).unwrap_or_default(),
         })
         .collect();
-    out.sort_by(|a, b| b.objects.cmp(&a.objects).then_with(|| a.holder.cmp(&b.holder)));
+    out.sort_by(|a, b| {
+        b.objects.cmp(&a.objects).then_with(|| (&a.holder, &a.local, &a.steps).cmp(&(&b.holder, &b.local, &b.steps)))
+    });
     out
 }
 

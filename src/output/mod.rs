@@ -65,7 +65,12 @@ pub fn top(out: &mut dyn Write, h: &Histogram, by: By, limit: usize) -> io::Resu
         if known {
             row.push(format!("{:?}", r.known_by).to_lowercase());
         }
-        row.push(r.name.clone());
+        // The variable that most of it hangs from, where there is one.
+        let local = r.local.as_ref().filter(|l| 2 * l.bytes >= r.bytes);
+        row.push(match local {
+            Some(l) => format!("{} (local {})", r.name, l.name),
+            None => r.name.clone(),
+        });
         row
     });
     if retained {

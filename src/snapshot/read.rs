@@ -200,9 +200,11 @@ impl Snapshot {
 
     /// Names of the roots that lie in local variables.
     fn locals(&self) -> Result<Locals, SnapshotError> {
-        let names = self.reader.each(Section::Locals, |_, items, raw| {
+        let places = self.reader.each(Section::Locals, |_, items, raw| {
             let mut d = Get::new(raw);
-            let out = (0..items).map(|_| Ok(d.text()?.to_owned())).collect::<Result<Vec<_>, &'static str>>()?;
+            let out = (0..items)
+                .map(|_| Ok((d.text()?.to_owned(), d.text()?.to_owned())))
+                .collect::<Result<Vec<_>, &'static str>>()?;
             d.end().map(|()| out)
         })?;
         let of_root = self.reader.each(Section::LocalRoots, |_, items, raw| {
@@ -214,7 +216,7 @@ impl Snapshot {
         if !of_root.is_sorted_by(|a, b| a.0 < b.0) {
             return Err(self.reader.bad(Section::LocalRoots, "they are not in order"));
         }
-        Ok(Locals::of_saved(names.concat(), of_root))
+        Ok(Locals::of_saved(places.concat(), of_root))
     }
 
     /// Spans in order of addresses.

@@ -177,8 +177,11 @@ fn fill(w: &mut Writer, c: &Contents) -> std::io::Result<usize> {
             out.uint(n);
         }
     })?;
-    let (names, of_root) = local_names(c);
-    in_blocks(w, Section::Locals, &names, |out, name| out.text(name))?;
+    let (places, of_root) = local_places(c);
+    in_blocks(w, Section::Locals, &places, |out, p| {
+        out.text(&p.0);
+        out.text(&p.1);
+    })?;
     in_blocks(w, Section::LocalRoots, &of_root, |out, l| {
         out.uint(l.0.into());
         out.uint(l.1.into());
@@ -186,19 +189,20 @@ fn fill(w: &mut Writer, c: &Contents) -> std::io::Result<usize> {
     Ok(types.len())
 }
 
-/// Names of local variables that hold roots (with the member where a root lies inside), and the roots that lie in them.
-fn local_names(c: &Contents) -> (Vec<String>, Vec<(u32, u32)>) {
+/// Local variables that hold roots, each with the member where a root lies inside; and the roots with their places.
+fn local_places(c: &Contents) -> (Vec<(String, String)>, Vec<(u32, u32)>) {
     let locals = &c.typed.locals;
     let mut index: HashMap<(u32, TypeId, u32), u32> = HashMap::new();
-    let (mut names, mut of_root) = (Vec::new(), Vec::with_capacity(locals.of_root.len()));
+    let (mut places, mut of_root) = (Vec::new(), Vec::with_capacity(locals.of_root.len()));
     for l in &locals.of_root {
         let n = *index.entry((l.variable, l.ty, l.offset)).or_insert_with(|| {
-            names.push(locals.name(&c.typed.types, l.root as usize).unwrap_or_default());
-            names.len() as u32 - 1
+            let variable = locals.variables.get(l.variable as usize).cloned().unwrap_or_default();
+            places.push((variable, locals.member(&c.typed.types, l)));
+            places.len() as u32 - 1
         });
         of_root.push((l.root, n));
     }
-    (names, of_root)
+    (places, of_root)
 }
 
 /// Roots of this kind in the file. Numbers are never used again for something else.

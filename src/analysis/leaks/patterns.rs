@@ -7,7 +7,7 @@ use super::{
     piles::{Content, Pile},
 };
 use crate::{
-    analysis::{goroutines::StackFrame, holders::HolderKind},
+    analysis::{goroutines::StackFrame, holders::HolderKind, locals::LocalHolders},
     base::{Addr, KnownBy, ObjectId, units},
     image::{
         FuncId,
@@ -256,6 +256,13 @@ fn goroutines(case: &Case, pile: &Pile, limits: Thresholds) -> Option<Verdict> {
     reasons.sort_by_key(|r| std::cmp::Reverse(r.1));
     if let Some((reason, n)) = reasons.first() {
         evidence.push(format!("{} in \"{reason}\"", units::count(*n as u64)));
+    }
+    let node = pile.holder.and_then(|h| case.dom.holder(h));
+    let heaviest = node.and_then(|n| Some((n, LocalHolders::of(case.built, case.typed).heaviest(case.dom, n)?)));
+    if let Some((n, (variable, bytes))) = heaviest
+        && 2 * bytes >= case.dom.retained(n)
+    {
+        evidence.push(format!("{} of it hang from the local variable {variable}", units::bytes(bytes)));
     }
     if !pile.companions.is_empty() {
         let names: Vec<String> = pile.companions.iter().map(|&h| case.holders.name(case.rt, case.built, h)).collect();

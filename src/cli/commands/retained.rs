@@ -7,7 +7,10 @@ use serde::Serialize;
 
 use super::{Failure, Session, TargetArgs, print, why::object_at};
 use crate::{
-    analysis::retained::{Entry, Shape, Tree},
+    analysis::{
+        locals::LocalHolders,
+        retained::{Entry, Shape, Tree},
+    },
     base::units,
 };
 
@@ -63,7 +66,8 @@ pub fn run(args: &RetainedArgs) -> Result<(), Failure> {
     };
     let result = s.stage("tree", |rt| {
         let crate::cli::session::Scene { heap, built, typed } = &scene;
-        let tree = Tree { rt, heap, built, typed, holders: &holders, dom: &dom };
+        let tree =
+            Tree { rt, heap, built, typed, holders: &holders, dom: &dom, locals: LocalHolders::of(built, typed) };
         match start {
             Some(n) => {
                 let mut e = tree.entry(n, shape);
@@ -97,10 +101,11 @@ fn text(out: &mut dyn Write, r: &RetainedResult) -> io::Result<()> {
 fn rows(out: &mut dyn Write, list: &[Entry], all: u64, depth: usize) -> io::Result<()> {
     for e in list {
         let addr = e.addr.map(|a| format!("{a} ")).unwrap_or_default();
+        let local = e.held_by.as_ref().map(|l| format!(" in local {l}")).unwrap_or_default();
         let times = if e.nodes > 1 { format!("{} x ", units::count(e.nodes)) } else { String::new() };
         writeln!(
             out,
-            "{:>10} {:>7}  {}{times}{addr}{}",
+            "{:>10} {:>7}  {}{times}{addr}{}{local}",
             units::bytes(e.retained_bytes),
             units::percent(e.retained_bytes, all),
             "  ".repeat(depth),

@@ -36,7 +36,7 @@ pub fn run(args: &TopArgs) -> Result<(), Failure> {
         By::Type => s.stage("top", |_| histogram::live_by_type(heap, &built.graph, typed)),
         By::Root => {
             let (holders, dom) = s.dominators(&scene)?;
-            s.stage("top", |rt| groups::live_by_root(rt, built, &holders, &dom))
+            s.stage("top", |rt| groups::live_by_root(rt, built, typed, &holders, &dom))
         }
         By::Retained => {
             let (_, dom) = s.dominators(&scene)?;

@@ -193,6 +193,7 @@ fn root(rt: &Runtime, scene: &Scene, i: usize) -> RootName {
 
 fn text(out: &mut dyn Write, r: &WhyResult, limit: usize, internals: bool) -> io::Result<()> {
     let name = |s: &Step| s.type_name.clone().unwrap_or_else(|| "(untyped)".into());
+    let local = |w: &Way| w.local.as_ref().map(|l| format!(", local {l}")).unwrap_or_default();
     if let Some(t) = &r.of_type {
         writeln!(
             out,
@@ -202,7 +203,7 @@ fn text(out: &mut dyn Write, r: &WhyResult, limit: usize, internals: bool) -> io
             units::bytes(t.bytes)
         )?;
         for w in t.ways.iter().take(limit.max(1)) {
-            writeln!(out, "  {:>6}  through {}", units::percent(w.share_permille, 1000), w.holder)?;
+            writeln!(out, "  {:>6}  through {}{}", units::percent(w.share_permille, 1000), w.holder, local(w))?;
             for s in &w.steps {
                 writeln!(out, "            -> {s}")?;
             }

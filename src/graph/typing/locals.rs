@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use crate::{
     base::{Addr, Goid},
     graph::{RootKind, build::Built},
-    image::dwarf::{BareType, Local},
+    image::dwarf::{BareType, Local, Stopped},
     runtime::{
         Runtime,
         stack::{Frame, Stack, StackWord},
@@ -34,7 +34,8 @@ pub struct LocalRoot {
     pub root: u32,
     /// Index into `Locals::variables`.
     pub variable: u32,
-    /// The variable's type, or the type of what it points to in the same stack; and where in it the root lies.
+    /// The variable's type, or the type of what it points to in the same stack, and where in it the root lies. From a snapshot
+    /// not known, and the index of the member in `Locals::members`.
     pub ty: TypeId,
     pub offset: u32,
 }
@@ -46,6 +47,8 @@ pub struct Locals {
     pub of_root: Vec<LocalRoot>,
     /// `main.handler.buf`.
     pub variables: Vec<String>,
+    /// From a snapshot: `.Body`.
+    members: Vec<String>,
     /// What roots point to, sorted by root.
     pub(super) pointers: Vec<(u32, PtrTo)>,
     /// The type words of interfaces whose data words are roots.
@@ -53,10 +56,44 @@ pub struct Locals {
 }
 
 impl Locals {
-    /// From a snapshot: names, and (root, index of its name) sorted by root.
-    pub(crate) fn of_saved(variables: Vec<String>, of_root: Vec<(u32, u32)>) -> Locals {
-        let of = |(root, variable)| LocalRoot { root, variable, ty: TypeId::UNKNOWN, offset: 0 };
-        Locals { variables, of_root: of_root.into_iter().map(of).collect(), ..Locals::default() }
+    /// From a snapshot: variable and member of distinct places, and (root, index of its place) sorted by root.
+    pub(crate) fn of_saved(places: Vec<(String, String)>, of_root: Vec<(u32, u32)>) -> Locals {
+        let mut out = Locals::default();
+        let mut index: HashMap<String, u32> = HashMap::new();
+        let mut variable_of = Vec::with_capacity(places.len());
+        for (variable, member) in places {
+            variable_of.push(out.variable_named(&mut index, &variable));
+            out.members.push(member);
+        }
+        let of = |(root, place): (u32, u32)| {
+            let variable = *variable_of.get(place as usize)?;
+            Some(LocalRoot { root, variable, ty: TypeId::UNKNOWN, offset: place })
+        };
+        out.of_root = of_root.into_iter().filter_map(of).collect();
+        out
+    }
+
+    fn variable_named(&mut self, index: &mut HashMap<String, u32>, name: &str) -> u32 {
+        if let Some(&n) = index.get(name) {
+            return n;
+        }
+        self.variables.push(name.to_owned());
+        index.insert(name.to_owned(), self.variables.len() as u32 - 1);
+        self.variables.len() as u32 - 1
+    }
+
+    /// `.Body`: where in its variable a root lies; empty where that is the whole of it.
+    pub fn member(&self, types: &TypeTable, at: &LocalRoot) -> String {
+        match at.ty.is_known() {
+            true => path_at(types, at.ty, at.offset.into()),
+            false => self.members.get(at.offset as usize).cloned().unwrap_or_default(),
+        }
+    }
+
+    /// The variable that a root lies in: index into `variables`.
+    pub fn variable(&self, root: usize) -> Option<u32> {
+        let i = self.of_root.binary_search_by_key(&(root as u32), |l| l.root).ok()?;
+        Some(self.of_root[i].variable)
     }
 
     /// `main.handler.buf`, with the member where the root lies inside: `main.handler.req.Body`.
@@ -64,7 +101,7 @@ impl Locals {
         let i = self.of_root.binary_search_by_key(&(root as u32), |l| l.root).ok()?;
         let at = &self.of_root[i];
         let variable = self.variables.get(at.variable as usize)?;
-        Some(format!("{variable}{}", path_at(types, at.ty, at.offset.into())))
+        Some(format!("{variable}{}", self.member(types, at)))
     }
 }
 
@@ -93,8 +130,8 @@ struct Part {
 struct Variables {
     /// Each variable of one function, name and type once.
     list: Vec<Variable>,
-    /// Parts by pc (as `Frame::lookup`).
-    at: HashMap<Addr, Vec<Part>>,
+    /// Parts by place in code: `Frame::lookup` and `Frame::pc`.
+    at: HashMap<(Addr, Addr), Vec<Part>>,
 }
 
 /// What a live word is.
@@ -112,7 +149,7 @@ struct Said {
 
 /// DWARF of the frames that have live words; to be asked for before types are looked up, since it knows types of its own.
 pub(super) struct Question {
-    pcs: Vec<Addr>,
+    pcs: Vec<(Addr, Addr)>,
     at: Vec<Vec<Local>>,
     pub bare: BTreeMap<String, BareType>,
 }
@@ -122,25 +159,27 @@ impl Question {
     pub fn ask(rt: &Runtime, built: &Built) -> Option<Question> {
         let dwarf = rt.image.dwarf.as_ref()?;
         let sigpanic = sigpanic(rt);
-        let found: HashSet<Addr> = built
+        let found: HashSet<(Addr, Addr)> = built
             .stacks
             .par_iter()
             .fold(HashSet::new, |mut pcs, s| {
-                pcs.extend(frames_of_words(s, sigpanic).map(|f| f.lookup));
+                pcs.extend(frames_of_words(s, sigpanic).map(|f| (f.lookup, f.pc)));
                 pcs
             })
             .reduce(HashSet::new, |mut a, b| {
                 a.extend(b);
                 a
             });
-        let mut pcs: Vec<Addr> = found.into_iter().collect();
+        let mut pcs: Vec<(Addr, Addr)> = found.into_iter().collect();
         pcs.sort_unstable();
         if pcs.len() > MAX_PCS {
             rt.diag.note_many("locals are not looked up", (pcs.len() - MAX_PCS) as u64, "too many places in code");
             pcs.truncate(MAX_PCS);
         }
-        let elf: Vec<u64> = pcs.iter().map(|pc| pc.0.wrapping_sub(rt.image.bias)).collect();
-        match dwarf.locals(&elf) {
+        let elf = |pc: Addr| pc.0.wrapping_sub(rt.image.bias);
+        let stopped: Vec<Stopped> =
+            pcs.iter().map(|&(scope, pc)| Stopped { scope: elf(scope), resume: elf(pc) }).collect();
+        match dwarf.locals(&stopped) {
             Ok(found) => Some(Question { pcs, at: found.at, bare: found.bare }),
             Err(e) => {
                 rt.diag.note("locals are not known", e);
@@ -201,6 +240,9 @@ pub(super) fn find(rt: &Runtime, built: &Built, types: &mut TypeTable, question:
         })
         .collect();
     let mut out = Locals::default();
+    let mut index = HashMap::new();
+    let named: Vec<Option<u32>> =
+        variables.list.iter().map(|v| (!v.name.is_empty()).then(|| out.variable_named(&mut index, &v.name))).collect();
     let mut words: Vec<(u32, Addr)> = Vec::new();
     for (root, said) in found.into_iter().flatten() {
         match (said.to, said.word) {
@@ -208,12 +250,11 @@ pub(super) fn find(rt: &Runtime, built: &Built, types: &mut TypeTable, question:
             (PtrTo::NoPointer | PtrTo::Untyped | PtrTo::Interface, _) => {}
             (to, _) => out.pointers.push((root, to)),
         }
-        if !variables.list[said.variable as usize].name.is_empty() {
+        if let Some(variable) = named[said.variable as usize] {
             let offset = said.offset.try_into().unwrap_or(u32::MAX);
-            out.of_root.push(LocalRoot { root, variable: said.variable, ty: said.ty, offset });
+            out.of_root.push(LocalRoot { root, variable, ty: said.ty, offset });
         }
     }
-    out.variables = variables.list.into_iter().map(|v| v.name).collect();
     let read = super::typed::words(rt, words.iter().map(|w| w.1));
     out.interfaces = words.iter().zip(read).filter_map(|(&(root, _), word)| Some((root, Addr(word?)))).collect();
     out
@@ -238,7 +279,11 @@ impl Variables {
                     by_descriptor.or_else(|| by_name_alone(types, &v.type_name))
                 });
                 // A part of a made-up name is a part of a value of another type.
-                let Some(ty) = ty.filter(|_| !v.name.contains('.')) else { continue };
+                if v.name.contains('.') {
+                    continue;
+                }
+                // A type that is not known (of generic code) leaves the name.
+                let ty = ty.unwrap_or(TypeId::UNKNOWN);
                 let variable = *index.entry((v.function.clone(), &v.name, ty)).or_insert_with(|| {
                     let name = match is_made_up(&v.name) {
                         true => String::new(),
@@ -247,7 +292,7 @@ impl Variables {
                     out.list.push(Variable { name, ty });
                     out.list.len() as u32 - 1
                 });
-                let size = types.size(ty);
+                let size = if ty.is_known() { types.size(ty) } else { 8 };
                 parts.extend(v.pieces.iter().filter_map(|p| {
                     let bytes = p.size.unwrap_or(size).min(size.checked_sub(p.offset)?);
                     let end = p.cfa.checked_add(i64::try_from(bytes).ok()?)?;
@@ -352,7 +397,7 @@ impl Look<'_> {
             return None;
         }
         let frame = self.stack.frames.get(w.frame as usize)?;
-        let parts = self.variables.at.get(&frame.lookup)?;
+        let parts = self.variables.at.get(&(frame.lookup, frame.pc))?;
         let at = w.at.0.wrapping_sub(frame.fp.0) as i64;
         let here = parts.iter().filter(|p| p.start <= at && at < p.end).map(|p| {
             let ty = self.variables.list[p.variable as usize].ty;

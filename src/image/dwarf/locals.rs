@@ -56,6 +56,16 @@ pub struct Local {
     pub pieces: Vec<Piece>,
 }
 
+/// Where a function stopped, as ELF addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// Inside the call, where it called: decides which blocks and inlined calls it is in.
+    pub scope: u64,
+    /// Where it goes on. During a call the compiler may still say of a variable that it is in a register, though only its slot
+    /// in the frame lives through the call: that is told where the call returns to.
+    pub resume: u64,
+}
+
 /// What `Dwarf::locals` found.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
@@ -84,6 +94,10 @@ impl Kept {
         Kept { file, sections, functions }
     }
 
+    pub fn function_starts(&self) -> impl Iterator<Item = u64> + '_ {
+        self.functions.iter().map(|f| f.0)
+    }
+
     pub fn bytes<'a>(file: &'a MappedFile, bytes: &'a Bytes) -> Slice<'a> {
         let bytes = match bytes {
             Bytes::Mapped(range) => file.get(range.clone()).unwrap_or_default(),
@@ -94,7 +108,7 @@ impl Kept {
 
     /// What lies in the frame of the function around each of `pcs` (ELF addresses). Cost: the entries of each function once;
     /// functions in parallel.
-    pub fn locals(&self, pcs: &[u64]) -> Result<Found, DwarfError> {
+    pub fn locals(&self, pcs: &[Stopped]) -> Result<Found, DwarfError> {
         let mut dwarf = self.sections.borrow(|s| Kept::bytes(&self.file, s));
         dwarf.populate_abbreviations_cache(gimli::AbbreviationsCacheStrategy::Duplicates);
         let mut headers = Vec::new();
@@ -103,9 +117,9 @@ impl Kept {
             headers.push(h);
         }
         let dwarf = Info { dwarf, headers: &headers };
-        let mut of_function: BTreeMap<usize, Vec<(usize, u64)>> = BTreeMap::new();
+        let mut of_function: BTreeMap<usize, Vec<(usize, Stopped)>> = BTreeMap::new();
         for (n, &pc) in pcs.iter().enumerate() {
-            if let Some(f) = self.functions.partition_point(|f| f.0 <= pc).checked_sub(1) {
+            if let Some(f) = self.functions.partition_point(|f| f.0 <= pc.scope).checked_sub(1) {
                 of_function.entry(f).or_default().push((n, pc));
             }
         }
@@ -158,7 +172,7 @@ struct Scan<'s, 'h, 'a> {
     dwarf: &'s Info<'h, 'a>,
     unit: &'s Unit<'a>,
     /// Numbers of the pcs that are asked for, and the pcs.
-    pcs: &'s [(usize, u64)],
+    pcs: &'s [(usize, Stopped)],
     /// Entries that may still be looked at.
     left: usize,
     out: Vec<(usize, Raw)>,
@@ -189,7 +203,7 @@ impl<'a> Scan<'_, '_, 'a> {
         &mut self,
         node: gimli::EntriesTreeNode<'_, '_, '_, Slice<'a>>,
         function: &Arc<str>,
-        pcs: &[(usize, u64)],
+        pcs: &[(usize, Stopped)],
         depth: usize,
     ) -> Result<(), gimli::Error> {
         if depth > MAX_DEPTH || pcs.is_empty() {
@@ -223,7 +237,7 @@ impl<'a> Scan<'_, '_, 'a> {
         &mut self,
         entry: &Entry<'_, '_, 'a>,
         function: &Arc<str>,
-        pcs: &[(usize, u64)],
+        pcs: &[(usize, Stopped)],
     ) -> Result<(), gimli::Error> {
         let Some(location) = entry.attr_value(gimli::DW_AT_location)? else { return Ok(()) };
         let mut places: Vec<(usize, Vec<Piece>)> = Vec::new();
@@ -243,11 +257,19 @@ impl<'a> Scan<'_, '_, 'a> {
                 for _ in 0..MAX_LIST {
                     let Some(e) = entries.next()? else { break };
                     let Some((range, expression)) = self.location(e, &mut base) else { continue };
-                    let mut here = pcs.iter().filter(|(_, pc)| range.contains(pc)).peekable();
-                    if here.peek().is_some()
-                        && let Some(pieces) = self.pieces(expression)
+                    let here = |pc: &Stopped| range.contains(&pc.scope) || range.contains(&pc.resume);
+                    if pcs.iter().any(|(_, pc)| here(pc))
+                        && let Some(pieces) = self.pieces(expression).filter(|p| !p.is_empty())
                     {
-                        places.extend(here.map(|&(n, _)| (n, pieces.clone())));
+                        for &(n, pc) in pcs.iter().filter(|(_, pc)| here(pc)) {
+                            // What holds on return counts more: no register survives a call.
+                            let on_return = range.contains(&pc.resume);
+                            match places.iter_mut().find(|p| p.0 == n) {
+                                Some(place) if on_return => place.1 = pieces.clone(),
+                                Some(_) => {}
+                                None => places.push((n, pieces.clone())),
+                            }
+                        }
                     }
                 }
             }
@@ -331,9 +353,13 @@ impl<'a> Scan<'_, '_, 'a> {
     }
 
     /// Those of `pcs` that lie in the ranges of `entry`.
-    fn inside(&self, entry: &Entry<'_, '_, 'a>, pcs: &[(usize, u64)]) -> Result<Vec<(usize, u64)>, gimli::Error> {
+    fn inside(
+        &self,
+        entry: &Entry<'_, '_, 'a>,
+        pcs: &[(usize, Stopped)],
+    ) -> Result<Vec<(usize, Stopped)>, gimli::Error> {
         let among = |ranges: &[Range<u64>]| {
-            pcs.iter().copied().filter(|(_, pc)| ranges.iter().any(|r| r.contains(pc))).collect::<Vec<_>>()
+            pcs.iter().copied().filter(|(_, pc)| ranges.iter().any(|r| r.contains(&pc.scope))).collect::<Vec<_>>()
         };
         let address = |v| match v {
             AttributeValue::DebugAddrIndex(i) => indexed(self.dwarf, self.unit, i),
@@ -346,7 +372,7 @@ impl<'a> Scan<'_, '_, 'a> {
                 Some(v) => address(v),
                 None => None,
             };
-            return Ok(high.map(|high| among(&[low..high])).unwrap_or_default());
+            return Ok(high.map(|high| among(std::slice::from_ref(&(low..high)))).unwrap_or_default());
         }
         let Some(value) = entry.attr_value(gimli::DW_AT_ranges)? else { return Ok(Vec::new()) };
         if matches!(value, AttributeValue::DebugRngListsIndex(i) if i.0 > MAX_INDEX) {

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use crate::os::mmap::MappedFile;
 
 use locals::{Bytes, Kept};
-pub use locals::{Found, Local, Piece};
+pub use locals::{Found, Local, Piece, Stopped};
 pub use types::{BareMember, BareType};
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
@@ -153,13 +153,18 @@ impl Dwarf {
         Ok(Some(out))
     }
 
-    /// The variables that lie in the frames of functions stopped at `pcs` (ELF addresses), in the order of `pcs`. Cost:
+    /// The variables that lie in the frames of functions stopped at `pcs`, in the order of `pcs`. Cost:
     /// the entries of each function once, functions in parallel; nothing where the sections are not at hand.
-    pub fn locals(&self, pcs: &[u64]) -> Result<Found, DwarfError> {
+    pub fn locals(&self, pcs: &[Stopped]) -> Result<Found, DwarfError> {
         match &self.kept {
             Some(kept) => kept.locals(pcs),
             None => Ok(Found { at: vec![Vec::new(); pcs.len()], ..Found::default() }),
         }
+    }
+
+    /// Where functions begin (ELF addresses), ascending.
+    pub fn function_starts(&self) -> impl Iterator<Item = u64> + '_ {
+        self.kept.iter().flat_map(Kept::function_starts)
     }
 
     /// ELF address of a global variable.
