@@ -13,7 +13,8 @@ const UNIT: usize = RUN / 2;
 /// next (objects of up to 2 KiB have none, large arrays have a new one every 256 edges) and is kept as runs.
 #[derive(Clone, Debug, Default)]
 pub struct EdgeWords {
-    /// Low bytes of complete runs of `RUN` edges: nibbles where all of a run are below 16 (objects of up to 128 bytes).
+    /// Low bytes of complete runs of `RUN` edges: nibbles where all words of a run are below 16 (objects of up to 128
+    /// bytes).
     low: Vec<u8>,
     /// Of each complete run: where it begins in `low` in units, times two, and one if it has bytes.
     runs: Vec<u32>,
@@ -52,7 +53,9 @@ impl EdgeWords {
 
     fn close(&mut self) {
         let at = (self.low.len() / UNIT) as u32;
-        let wide = self.open.iter().fold(0, |all, &w| all | w) > 15;
+        let first = (self.runs.len() * RUN) as u32;
+        let high = self.high.last().is_some_and(|&(edge, high)| high != 0 || edge >= first);
+        let wide = high || self.open.iter().fold(0, |all, &w| all | w) > 15;
         self.runs.push(at << 1 | u32::from(wide));
         if wide {
             self.low.extend_from_slice(&self.open);
@@ -103,6 +106,26 @@ impl EdgeWords {
     pub fn get(&self, edge: usize) -> u64 {
         let low = u64::from(self.low(edge));
         if self.high.is_empty() { low } else { self.high_of(edge) << 8 | low }
+    }
+
+    /// The words of up to 15 edges at once, four bits each, the first lowest; `None` where some may not fit or more than
+    /// one run would have to be looked at.
+    #[inline]
+    pub fn nibbles(&self, edges: Range<usize>) -> Option<u64> {
+        let (run, i) = (edges.start / RUN, edges.start % RUN);
+        if edges.len() > 15 || i + edges.len() > RUN {
+            return None;
+        }
+        let &r = self.runs.get(run)?;
+        if r & 1 == 1 {
+            return None;
+        }
+        let at = (r >> 1) as usize * UNIT + i / 2;
+        let bytes = match self.low.get(at..at + 8) {
+            Some(b) => u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
+            None => self.low[at..].iter().rev().fold(0, |all, &b| all << 8 | u64::from(b)),
+        };
+        Some(bytes >> (4 * (i & 1)))
     }
 
     fn high_of(&self, edge: usize) -> u64 {
@@ -179,6 +202,15 @@ mod tests {
         for (i, &w) in words.iter().enumerate().step_by(13) {
             assert_eq!((whole.get(i), joined.get(i)), (w.into(), w.into()), "edge {i}");
         }
+        for from in 0..words.len() - 15 {
+            let n = from % 16;
+            if let Some(few) = joined.nibbles(from..from + n) {
+                let want = words[from..from + n].iter().rev().fold(0, |all, &w| all << 4 | u64::from(w));
+                assert_eq!(few & ((1 << (4 * n)) - 1), want, "from {from}");
+            }
+        }
+        let packed = (0..words.len() - 15).filter(|&from| joined.nibbles(from..from + 9).is_some()).count();
+        assert!(packed > words.len() / 20, "{packed} of {}", words.len());
         for from in (0..words.len()).step_by(977) {
             let to = words.len().min(from + 5000);
             assert!(joined.iter(from..to).eq(words[from..to].iter().map(|&w| u64::from(w))), "from {from}");

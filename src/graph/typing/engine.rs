@@ -2,7 +2,6 @@
 
 use std::{
     borrow::Cow,
-    ops::Range,
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -12,6 +11,7 @@ use super::{
     Input, Slots, Typing,
     fit::{self, Fit, Level},
     numbers::Numbers,
+    spread::Memory,
 };
 use crate::{
     base::{ObjectId, bitmap::AtomicBitmap},
@@ -83,6 +83,7 @@ impl<'a> Lookup<'a> {
         Lookup { present, sorted }
     }
 
+    #[inline]
     fn get(&self, i: usize) -> Option<u32> {
         if !self.present.get(i) {
             return None;
@@ -99,18 +100,11 @@ struct Waiting {
     many: Option<AtomicBitmap>,
 }
 
-/// An offer that brought nothing: the type, and the number of the evidence that was there.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-struct Same {
-    ty: TypeId,
-    number: u32,
-}
-
 /// What a task leaves for later: objects whose evidence it raised, and those with too many edges for it.
 #[derive(Default)]
 struct Passed {
     raised: Vec<(ObjectId, Level)>,
-    large: Vec<(ObjectId, Key)>,
+    large: Vec<(ObjectId, u32)>,
 }
 
 impl Waiting {
@@ -137,11 +131,11 @@ pub(super) struct Engine<'a> {
     pub slots: &'a Slots,
     pub plan: Plan,
     /// Best evidence of each object: its number in `numbers`.
-    best: Vec<AtomicU32>,
-    numbers: Numbers,
+    pub(super) best: Vec<AtomicU32>,
+    pub(super) numbers: Numbers,
     /// Rank (higher is preferred) of each type, and back.
-    rank_of: Vec<u32>,
-    type_of_rank: Vec<TypeId>,
+    pub(super) rank_of: Vec<u32>,
+    pub(super) type_of_rank: Vec<TypeId>,
     interior: Lookup<'a>,
     /// Objects whose evidence changed and has not been passed on, by level.
     waiting: [Waiting; 16],
@@ -196,23 +190,23 @@ impl<'a> Engine<'a> {
     /// Do all pointers of the object lie where the type has pointers? `at`: where the value begins; `partial`: bytes
     /// around it belong to something else.
     pub fn agrees(&self, id: ObjectId, ty: TypeId, at: u64, data: u64, partial: bool) -> bool {
+        let expected = self.expects(ty, at, data, partial);
+        self.input.graph.words.iter(self.input.graph.edges(id)).all(expected)
+    }
+
+    /// The same of one pointer, by its word in the slot.
+    pub(super) fn expects(&self, ty: TypeId, at: u64, data: u64, partial: bool) -> impl Fn(u64) -> bool + '_ {
         let types = self.input.types;
-        let repeats = types.kind(ty) == Kind::Backing;
-        if repeats && types.size(ty) == 8 {
-            return true;
-        }
+        let (size, kind, answers) = (types.size(ty), types.kind(ty), self.plan.answers(types, ty));
+        let repeats = kind == Kind::Backing;
         // A closure whose captured variables are not known says nothing of what follows its first word.
-        if types.kind(ty) == Kind::Closure && types.fields(ty).is_empty() {
-            return true;
-        }
-        let (size, answers) = (types.size(ty), self.plan.answers(types, ty));
-        self.input.graph.words.iter(self.input.graph.edges(id)).all(|word| {
-            let Some(offset) = (8 * word).checked_sub(data + at) else { return partial };
-            if !repeats && offset >= size {
-                return partial;
+        let any = repeats && size == 8 || kind == Kind::Closure && types.fields(ty).is_empty();
+        move |word| {
+            any || match (8 * word).checked_sub(data + at) {
+                Some(offset) if repeats || offset < size => answers.pointee(offset) != PtrTo::NoPointer,
+                _ => partial,
             }
-            answers.pointee(offset) != PtrTo::NoPointer
-        })
+        }
     }
 
     /// Puts evidence before an object. True if it is better than what was there.
@@ -240,7 +234,7 @@ impl<'a> Engine<'a> {
 
     /// Is the evidence of that number a whole object of this type? Nothing that comes from a pointer to its start beats it.
     #[inline]
-    fn repeats(&self, number: u32, ty: TypeId) -> bool {
+    pub(super) fn repeats(&self, number: u32, ty: TypeId) -> bool {
         let known = self.numbers.key(number);
         known.level_bits() >= Level::Whole as u64 && known.at() == 0 && self.type_of_rank.get(known.rank()) == Some(&ty)
     }
@@ -264,7 +258,7 @@ impl<'a> Engine<'a> {
     }
 
     /// What a pointer of kind `to` says of the object that it leads to.
-    fn point(&self, to: PtrTo, id: ObjectId, offset: u64, cap: Level) -> Option<Level> {
+    pub(super) fn point(&self, to: PtrTo, id: ObjectId, offset: u64, cap: Level) -> Option<Level> {
         match to {
             PtrTo::To(ty) => self.offer(id, ty, offset, cap),
             PtrTo::Directory(directory) => self.offer(id, self.directory_or_group(directory, id), offset, cap),
@@ -305,8 +299,8 @@ impl<'a> Engine<'a> {
     /// Passes evidence on until nothing changes.
     pub fn run(&mut self) {
         let queued = AtomicBitmap::new(self.best.len());
-        let mut round: Vec<(ObjectId, Key)> = Vec::new();
-        let mut parts: Vec<Vec<(ObjectId, Key)>> = Vec::new();
+        let mut round: Vec<(ObjectId, u32)> = Vec::new();
+        let mut parts: Vec<Vec<(ObjectId, u32)>> = Vec::new();
         while let Some(level) = (0..self.waiting.len()).rev().find(|&l| !self.waiting[l].is_empty()) {
             let mut waiting = std::mem::take(&mut self.waiting[level]);
             let Some(many) = waiting.many else {
@@ -338,16 +332,21 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn copy_states(&self, level: usize, ids: impl Iterator<Item = ObjectId>, round: &mut Vec<(ObjectId, Key)>) {
+    /// Objects of `ids` whose evidence is of this level now, and its number.
+    fn copy_states(&self, level: usize, ids: impl Iterator<Item = ObjectId>, round: &mut Vec<(ObjectId, u32)>) {
         round.clear();
-        round.extend(
-            ids.map(|id| (id, self.known(&self.best[id.index()])))
-                .filter(|(_, key)| key.level_bits() as usize == level),
-        );
+        // Most have the evidence of the one before.
+        let (mut last, mut fits) = (0, false);
+        round.extend(ids.map(|id| (id, self.best[id.index()].load(Ordering::Acquire))).filter(|&(_, number)| {
+            if number != last {
+                (last, fits) = (number, self.numbers.key(number).level_bits() as usize == level);
+            }
+            fits
+        }));
     }
 
     /// Passes on what the objects of `round` know, in parallel.
-    fn pass_round(&mut self, round: &[(ObjectId, Key)]) {
+    fn pass_round(&mut self, round: &[(ObjectId, u32)]) {
         let engine = &*self;
         let passed = match round.len() < PARALLEL {
             true => vec![engine.pass(round)],
@@ -356,15 +355,15 @@ impl<'a> Engine<'a> {
         self.finish_round(passed);
     }
 
-    fn pass(&self, round: &[(ObjectId, Key)]) -> Passed {
+    fn pass(&self, round: &[(ObjectId, u32)]) -> Passed {
         let mut out = Passed::default();
-        let mut same = Same::default();
-        for &(id, key) in round {
+        let mut memory = Memory::default();
+        for &(id, number) in round {
             let edges = self.input.graph.edges(id);
             if edges.len() > MANY_EDGES {
-                out.large.push((id, key));
-            } else {
-                self.pass_on(id, key, edges, &mut out.raised, &mut same);
+                out.large.push((id, number));
+            } else if !edges.is_empty() {
+                self.pass_on(id, number, edges, &mut out.raised, &mut memory);
             }
         }
         self.mark(&mut out.raised);
@@ -388,13 +387,13 @@ impl<'a> Engine<'a> {
             self.queue(p.raised);
             large.extend(p.large);
         }
-        for (id, key) in large {
-            self.pass_large(id, key);
+        for (id, number) in large {
+            self.pass_large(id, number);
         }
     }
 
     /// One object with many edges, some of them at a time.
-    fn pass_large(&mut self, id: ObjectId, key: Key) {
+    fn pass_large(&mut self, id: ObjectId, number: u32) {
         let edges = self.input.graph.edges(id);
         for from in edges.clone().step_by(BLOCK) {
             let engine = &*self;
@@ -404,7 +403,7 @@ impl<'a> Engine<'a> {
                 .map(|at| {
                     let mut out = Vec::new();
                     let part = at..edges.end.min(from + BLOCK).min(at + CHUNK);
-                    engine.pass_on(id, key, part, &mut out, &mut Same::default());
+                    engine.pass_on(id, number, part, &mut out, &mut Memory::default());
                     engine.mark(&mut out);
                     out
                 })
@@ -416,45 +415,6 @@ impl<'a> Engine<'a> {
     fn queue(&mut self, raised: Vec<(ObjectId, Level)>) {
         for (id, level) in raised {
             self.waiting[level as usize].push(id, self.input.heap.slots);
-        }
-    }
-
-    /// Offers to the objects behind `edges` of `id` what the type of `id` says of them.
-    fn pass_on(&self, id: ObjectId, key: Key, edges: Range<usize>, out: &mut Vec<(ObjectId, Level)>, same: &mut Same) {
-        let Some(slot) = self.slots.get(id) else { return };
-        if slot.noscan {
-            return;
-        }
-        let ty = self.type_of_rank.get(key.rank()).copied().unwrap_or_default();
-        let types = self.input.types;
-        let cap = if key.level() == Some(Level::Guess) { Level::Guess } else { Level::Whole };
-        let (begin, repeats) = (slot.data + key.at(), types.kind(ty) == Kind::Backing);
-        let (size, answers) = (types.size(ty), self.plan.answers(types, ty));
-        for (edge, word) in edges.clone().zip(self.input.graph.words.iter(edges)) {
-            let Some(offset) = (8 * word).checked_sub(begin) else { continue };
-            if !repeats && offset >= size {
-                continue;
-            }
-            let to = answers.pointee(offset);
-            if matches!(to, PtrTo::NoPointer | PtrTo::Untyped | PtrTo::Interface) {
-                continue;
-            }
-            let target = self.input.graph.target.get(edge);
-            let offset = self.edge_offset(edge);
-            // Most offers repeat what is known, and most of those what the one before repeated.
-            if let PtrTo::To(ty) = to
-                && offset == 0
-            {
-                let number = self.best.get(target.index()).map_or(0, |b| b.load(Ordering::Acquire));
-                let now = Same { ty, number };
-                if number != 0 && (*same == now || self.repeats(number, ty)) {
-                    *same = now;
-                    continue;
-                }
-            }
-            if let Some(level) = self.point(to, target, offset, cap) {
-                out.push((target, level));
-            }
         }
     }
 

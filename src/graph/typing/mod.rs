@@ -11,6 +11,7 @@
 //! | `slots`     | size, class and first data byte of the slot behind an object id |
 //! | `fit`       | how well a type and a pointer to it fit a slot |
 //! | `engine`    | the best evidence of every object, and its spreading |
+//! | `spread`    | what an object says of those that it points to, remembered per kind of holder |
 //! | `numbers`   | distinct pieces of evidence, by number |
 //! | `seeds`     | where it begins: malloc headers, interfaces, closures, roots |
 //! | `container` | the whole object around a part that a pointer leads to |
@@ -28,6 +29,7 @@ mod numbers;
 mod regions;
 mod seeds;
 mod slots;
+mod spread;
 #[cfg(test)]
 mod tests;
 mod typed;

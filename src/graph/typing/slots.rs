@@ -37,6 +37,8 @@ pub struct Slots {
     spans: Vec<(u32, Slot)>,
     /// Index of the span that holds the first id of each block.
     blocks: Vec<u32>,
+    /// Ids in all.
+    end: u32,
 }
 
 impl Slots {
@@ -50,16 +52,29 @@ impl Slots {
             }
             blocks.push(at as u32);
         }
-        Slots { spans, blocks }
+        Slots { spans, blocks, end: heap.slots }
     }
 
     /// `None` for ids beyond the heap.
+    #[inline]
     pub fn get(&self, id: ObjectId) -> Option<&Slot> {
+        self.spans.get(self.index(id)?).map(|s| &s.1)
+    }
+
+    /// The slots of the span that holds `id`: the first id, the end of ids, and what they are like.
+    pub fn span(&self, id: ObjectId) -> Option<(u32, u32, &Slot)> {
+        let at = self.index(id)?;
+        let (first, slot) = self.spans.get(at)?;
+        Some((*first, self.spans.get(at + 1).map_or(self.end, |s| s.0), slot))
+    }
+
+    #[inline]
+    fn index(&self, id: ObjectId) -> Option<usize> {
         let mut at = *self.blocks.get((id.0 / BLOCK) as usize)? as usize;
         while self.spans.get(at + 1).is_some_and(|s| s.0 <= id.0) {
             at += 1;
         }
-        self.spans.get(at).map(|s| &s.1)
+        Some(at)
     }
 }
 

@@ -1,0 +1,276 @@
+//! What an object's evidence says of the objects that it points to. Most holders repeat one seen just before, and so do
+//! the objects behind the same word of them: each task remembers what was worked out for the last few kinds of holders,
+//! so that an edge costs one look at the evidence of its target, and a first offer one look at the target's edges.
+
+use std::{ops::Range, sync::atomic::Ordering};
+
+use super::{
+    Slot,
+    engine::{Engine, Key},
+    fit::{self, Level},
+};
+use crate::{
+    base::ObjectId,
+    runtime::types::{Kind, PtrTo, TypeId},
+};
+
+/// Kinds of holders that a task remembers; a power of two.
+const HOLDERS: usize = 16;
+/// Words of a holder that are remembered one by one. Those of larger types are worked out anew each time.
+const COLUMNS: u64 = 128;
+/// Words of a target that one look at its edges tells.
+const FEW_WORDS: u64 = 16;
+
+/// Of one task. What is remembered never becomes wrong: numbers stand for the same evidence for ever.
+#[derive(Default)]
+pub(super) struct Memory {
+    holders: Vec<Holder>,
+    firsts: Vec<First>,
+    /// The span looked at last: first id, end, what its slots are.
+    span: Option<(u32, u32, Slot)>,
+}
+
+/// What evidence of one number says, in slots whose data begin at one place.
+struct Holder {
+    number: u32,
+    data: u64,
+    ty: TypeId,
+    /// First word of the value in the slot.
+    begin: u64,
+    /// Words of the type; it repeats after them, or ends.
+    words: u64,
+    repeats: bool,
+    cap: Level,
+    /// By word of the value; empty for types that are too large.
+    columns: Vec<Column>,
+}
+
+/// What one word of a holder says.
+#[derive(Clone, Copy)]
+struct Column {
+    to: PtrTo,
+    /// Evidence of a target that this word can only repeat; 0 for none.
+    settled: u32,
+    /// Where in `Memory::firsts`, plus one, stands what it brings to a target without evidence; 0 for nothing.
+    first: u32,
+}
+
+/// What an offer brings to an object without evidence, if all pointers of that object lie in `words`.
+#[derive(Clone, Copy)]
+struct First {
+    slot: Slot,
+    number: u32,
+    level: Level,
+    /// Bit i: the type has a pointer in word i of the slot.
+    words: u16,
+}
+
+impl Engine<'_> {
+    /// Offers to the objects behind `edges` of `id` what evidence `number` of `id` says of them.
+    pub(super) fn pass_on(
+        &self,
+        id: ObjectId,
+        number: u32,
+        edges: Range<usize>,
+        out: &mut Vec<(ObjectId, Level)>,
+        memory: &mut Memory,
+    ) {
+        let Some(slot) = memory.slot(self, id) else { return };
+        if slot.noscan {
+            return;
+        }
+        let i = memory.holder(self, number, slot.data);
+        let words = &self.input.graph.words;
+        let mut step = |edge: usize, word: u64| self.step(memory, i, edge, word, out);
+        if let Some(mut few) = words.nibbles(edges.clone()) {
+            for edge in edges {
+                step(edge, few & 15);
+                few >>= 4;
+            }
+        } else {
+            for (edge, word) in edges.clone().zip(words.iter(edges)) {
+                step(edge, word);
+            }
+        }
+    }
+
+    /// One edge of holder `i` of `memory`, from its word `word`.
+    #[inline]
+    fn step(&self, memory: &mut Memory, i: usize, edge: usize, word: u64, out: &mut Vec<(ObjectId, Level)>) {
+        let Memory { holders, firsts, .. } = memory;
+        let Some(holder) = holders.get_mut(i) else { return };
+        let Some(mut within) = word.checked_sub(holder.begin) else { return };
+        if within >= holder.words {
+            if !holder.repeats {
+                return;
+            }
+            within = match u32::try_from(within) {
+                // Half the width is several times as quick.
+                Ok(small) => u64::from(small % holder.words as u32),
+                Err(_) => within % holder.words,
+            };
+        }
+        let (ty, cap) = (holder.ty, holder.cap);
+        let Some(column) = holder.columns.get_mut(within as usize) else {
+            // Either no pointer by this type, or a type too large to be remembered.
+            if holder.columns.is_empty() {
+                let to = self.input.types.pointee(ty, 8 * within);
+                self.slowly(to, edge, cap, out);
+            }
+            return;
+        };
+        let to = match column.to {
+            PtrTo::NoPointer | PtrTo::Untyped | PtrTo::Interface => return,
+            PtrTo::To(to) if self.edge_offset(edge) == 0 => to,
+            other => return self.slowly(other, edge, cap, out),
+        };
+        let target = self.input.graph.target.get(edge);
+        let Some(best) = self.best.get(target.index()) else { return };
+        let known = best.load(Ordering::Acquire);
+        if known != 0 {
+            if known == column.settled {
+                return;
+            }
+            if self.repeats(known, to) {
+                column.settled = known;
+                return;
+            }
+        } else if let Some(level) = self.first(column, firsts, to, target, cap) {
+            return out.push((target, level));
+        }
+        self.slowly(column.to, edge, cap, out);
+    }
+
+    fn slowly(&self, to: PtrTo, edge: usize, cap: Level, out: &mut Vec<(ObjectId, Level)>) {
+        let target = self.input.graph.target.get(edge);
+        if let Some(level) = self.point(to, target, self.edge_offset(edge), cap) {
+            out.push((target, level));
+        }
+    }
+
+    /// Gives `target`, which has no evidence, what this column brought to the last one in such a slot. `None`: that has
+    /// to be worked out.
+    #[inline]
+    fn first(
+        &self,
+        column: &mut Column,
+        firsts: &mut Vec<First>,
+        to: TypeId,
+        target: ObjectId,
+        cap: Level,
+    ) -> Option<Level> {
+        if cap != Level::Whole || !self.input.heap.is_allocated(target) {
+            return None;
+        }
+        let slot = self.slots.get(target)?;
+        let known = (column.first as usize).checked_sub(1).and_then(|i| firsts.get(i)).filter(|f| f.slot == *slot);
+        let first = match known {
+            Some(&known) => known,
+            None => {
+                let fresh = self.bring(to, slot)?;
+                match (column.first as usize).checked_sub(1) {
+                    Some(i) => firsts[i] = fresh,
+                    None => {
+                        firsts.push(fresh);
+                        column.first = firsts.len() as u32;
+                    }
+                }
+                fresh
+            }
+        };
+        let edges = self.input.graph.edges(target);
+        if !edges.is_empty() {
+            let n = edges.len();
+            let mut few = self.input.graph.words.nibbles(edges)?;
+            let mut held = 0u16;
+            for _ in 0..n {
+                held |= 1 << (few & 15);
+                few >>= 4;
+            }
+            if held & !first.words != 0 {
+                return None;
+            }
+        }
+        let best = self.best.get(target.index())?;
+        best.compare_exchange(0, first.number, Ordering::AcqRel, Ordering::Acquire).ok()?;
+        column.settled = first.number;
+        Some(first.level)
+    }
+
+    /// What an offer of `ty` to the first byte of an object in such a slot comes to, where it is the whole object.
+    fn bring(&self, ty: TypeId, slot: &Slot) -> Option<First> {
+        let found = fit::fit(self.input.types, slot, ty, 0).filter(|f| f.level == Level::Whole && f.at == 0)?;
+        let key = Key::new(found.level, found.score, *self.rank_of.get(ty.index())?, found.at);
+        let expected = self.expects(ty, found.at, slot.data, false);
+        let words = match slot.noscan {
+            true => 0,
+            false => (0..FEW_WORDS).filter(|&word| expected(word)).fold(0, |all, word| all | 1 << word),
+        };
+        Some(First { slot: *slot, number: self.numbers.of(key), level: found.level, words })
+    }
+}
+
+impl Holder {
+    /// Of no evidence.
+    fn none() -> Holder {
+        let (number, data, ty, cap) = (0, u64::MAX, TypeId::UNKNOWN, Level::Guess);
+        Holder { number, data, ty, begin: 0, words: 0, repeats: false, cap, columns: Vec::new() }
+    }
+}
+
+impl Memory {
+    #[inline]
+    fn slot(&mut self, engine: &Engine<'_>, id: ObjectId) -> Option<Slot> {
+        match self.span {
+            Some((first, end, slot)) if (first..end).contains(&id.0) => Some(slot),
+            _ => {
+                let (first, end, slot) = engine.slots.span(id)?;
+                self.span = Some((first, end, *slot));
+                Some(*slot)
+            }
+        }
+    }
+
+    /// Index of what is remembered of evidence `number` in slots whose data begin at `data`.
+    #[inline]
+    fn holder(&mut self, engine: &Engine<'_>, number: u32, data: u64) -> usize {
+        let i = number as usize % HOLDERS;
+        if self.holders.get(i).is_none_or(|h| h.number != number || h.data != data) {
+            self.work_out(engine, number, data, i);
+        }
+        i
+    }
+
+    #[cold]
+    fn work_out(&mut self, engine: &Engine<'_>, number: u32, data: u64, i: usize) {
+        let types = engine.input.types;
+        let key = engine.numbers.key(number);
+        let ty = engine.type_of_rank.get(key.rank()).copied().unwrap_or_default();
+        let repeats = types.kind(ty) == Kind::Backing;
+        // What lies behind the last word that is wholly in the type is not asked about.
+        let words = types.size(ty).div_ceil(8);
+        let regular = types.size(ty).is_multiple_of(8) || !repeats;
+        let columns = if regular && words <= COLUMNS {
+            (0..words).map(|w| Column { to: types.pointee(ty, 8 * w), settled: 0, first: 0 }).collect()
+        } else {
+            Vec::new()
+        };
+        let holder = Holder {
+            number,
+            data,
+            ty,
+            begin: (data + key.at()) / 8,
+            words: if regular { words.max(1) } else { u64::MAX },
+            repeats,
+            cap: if key.level() == Some(Level::Guess) { Level::Guess } else { Level::Whole },
+            columns,
+        };
+        self.holders.resize_with(self.holders.len().max(i + 1), Holder::none);
+        // Columns that are replaced leave what they remembered in `firsts`; it is dropped before it grows large.
+        if self.firsts.len() > HOLDERS * COLUMNS as usize {
+            self.firsts.clear();
+            self.holders.iter_mut().flat_map(|h| &mut h.columns).for_each(|c| c.first = 0);
+        }
+        self.holders[i] = holder;
+    }
+}
