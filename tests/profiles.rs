@@ -350,15 +350,17 @@ fn damaged_and_hostile_files_are_refused_with_the_reason() {
         (0..400).for_each(|_| w.write_all(&piece).expect("in memory"));
     });
     let locations = Raw::small(1, 1, 3).texts().0.into_iter().chain([0x22u8, 0].repeat(20 << 20)).collect();
+    // Beyond what is looked at in order to know what a file is.
+    let long = (0..400).fold(Raw::small(1, 1, 3).texts(), |r, _| r.bytes(6, b"padding padding"));
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("location", Raw::small(9, 1, 3).texts().0, "location 9 is named but not there"),
         ("function", Raw::small(1, 9, 3).texts().0, "function 9 is named but not there"),
         ("text", Raw::small(1, 1, 99).texts().0, "text 99 of 4"),
         ("negative", Raw::small(1, 1, u64::MAX).texts().0, "text -1 of 4"),
         ("texts", Raw::small(1, 1, 3).0, "it has no texts"),
-        ("twice", [Raw::small(1, 1, 3).texts().0, Raw::small(1, 1, 3).texts().0].concat(), "is there twice"),
+        ("twice", [Raw::small(1, 1, 3).texts().0, Raw::small(1, 1, 3).texts().0].concat(), "where 2 types are named"),
         ("values", Raw::small(1, 1, 3).part(2, Raw::default().number(1, 1)).texts().0, "a sample of 0 values"),
-        ("long", Raw::small(1, 1, 3).texts().varint(6 << 3 | 2).varint(1 << 40).0, "a part of more than 4 MiB"),
+        ("long", long.varint(6 << 3 | 2).varint(1 << 40).0, "a part of more than 4 MiB"),
         ("cut", whole[..whole.len() - 12].to_vec(), "it ends too early"),
         ("middle", Raw::small(1, 1, 3).texts().varint(6 << 3 | 2).varint(60).0, "it ends in the middle of a part"),
         ("bomb", empty_texts, "more"),
