@@ -78,7 +78,7 @@ fn damage_is_named() {
     refused(&p, "mapping 9 is named");
     // Two profiles in one file.
     let twice = proto::Profile { time_nanos: 5, ..small() }.encode_to_vec().repeat(2);
-    assert!(Profile::of_bytes(&twice).is_err_and(|e| e.contains("two files in one")));
+    assert!(Profile::of_bytes(&twice).is_err_and(|e| e.contains("1 values where 2 types are named")));
     let whole = small().encode_to_vec();
     assert!((1..whole.len()).all(|n| Profile::of_bytes(&whole[..n]).is_err()));
 }
