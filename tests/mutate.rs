@@ -399,7 +399,7 @@ fn parser(name: &str) -> Parser {
                 "profile" => names.into_iter().map(everywhere).collect(),
                 _ => names.into_iter().map(|n| everywhere(pack(n))).collect(),
             };
-            let cases = if name == "profile" { 40_000 } else { 10_000 };
+            let cases = if name == "profile" { 20_000 } else { 4000 };
             Parser { inputs, cases, run: Box::new(|_, bytes, _| raw::profile(&bytes)) }
         }
         "procfs" => {

@@ -132,9 +132,13 @@ pub struct ProfileGrowth {
     pub churn_by_site: Vec<Row>,
 }
 
-/// Is it the runtime's own (and so no place of allocation, and no place that a program waits at)?
-fn is_runtime(function: &str) -> bool {
-    function.starts_with("runtime.") || function.starts_with("internal/runtime/")
+/// Is it the runtime's own, and so no place that allocates or waits? Of contention the locks themselves are none either.
+fn is_runtime(function: &str, of: ProfileKind) -> bool {
+    let own: &[&str] = match of {
+        ProfileKind::Contention => &["runtime.", "internal/runtime/", "sync.", "internal/sync."],
+        _ => &["runtime.", "internal/runtime/"],
+    };
+    own.iter().any(|p| function.starts_with(p))
 }
 
 /// How the values of one type come from samples.
@@ -174,6 +178,7 @@ const FEW: f64 = 2.0;
 /// What every list needs.
 struct Compare<'s> {
     series: &'s Series,
+    profile: ProfileKind,
     hours: &'s [f64],
     /// Bytes from sample to sample in each look.
     rates: Vec<f64>,
@@ -345,7 +350,7 @@ impl Compare<'_> {
         let s = self.series;
         let own = |l: &u32| {
             let f = self.line(*l).and_then(|l| s.functions.get(l.function as usize));
-            f.is_some_and(|f| !is_runtime(s.strings.text(f.name)))
+            f.is_some_and(|f| !is_runtime(s.strings.text(f.name), self.profile))
         };
         let step = s.buckets[bucket].step;
         s.stack(step).find(own).or_else(|| s.stack(step).next())
@@ -515,7 +520,7 @@ pub fn compare(profiles: &[Profile], series: &Series, hours: &[f64], limit: usiz
     let profile = ProfileKind::of(first);
     let kind = ranked_by(series);
     let rates = profiles.iter().map(|p| p.period as f64).collect();
-    let mut c = Compare { series, hours, rates, one_process: false };
+    let mut c = Compare { series, profile, hours, rates, one_process: false };
     let all: Vec<usize> = (0..series.buckets.len()).collect();
     let allocated = series.kind("alloc_objects");
     let may_be_one_process = allocated.filter(|_| profile == ProfileKind::Heap).map(|k| {

@@ -69,7 +69,9 @@ pub fn ways(
     order.sort_by_key(|&r| (graph.roots[r as usize].kind, r));
     let walk = BreadthFirst::walk(graph, &order, None, None);
     let stride = objects.len().div_ceil(MAX_SAMPLE).max(1);
-    let mut groups: HashMap<(u32, Option<u32>, Vec<TypeId>), (u64, ObjectId)> = HashMap::new();
+    /// Holder, the local variable of it where that is known, and the types on the way.
+    type Like = (u32, Option<u32>, Vec<TypeId>);
+    let mut groups: HashMap<Like, (u64, ObjectId)> = HashMap::new();
     let mut sampled = 0u64;
     for &id in objects.iter().step_by(stride) {
         let Some(path) = walk.path(graph, id) else { continue };

@@ -103,9 +103,13 @@ fn sampling(out: &mut dyn Write, g: &ProfileGrowth) -> io::Result<()> {
     match (g.profile, g.total.samples) {
         (ProfileKind::Heap, Some(n)) => writeln!(
             out,
-            "Heap profiles are samples, scaled up: {} came or went between first and last. ± is the 95 % interval of that; no \
+            "Heap profiles are samples, scaled up: {} came or went between first and last{}. ± is the 95 % interval of that; no \
              figure is an exact count. Each profile shows the heap as the last finished collection left it.",
-            units::count(n)
+            units::count(n),
+            match g.may_be_one_process {
+                Some(true) => " (taken for one process: no counter of allocations fell)",
+                _ => "",
+            }
         ),
         (ProfileKind::Heap, None) => writeln!(
             out,
@@ -195,24 +199,48 @@ pub fn text(
         writeln!(out, "  note: {n}")?;
     }
     let sure = |up: bool| move |r: &&Row| r.certain && (r.growth > 0) == up;
+    // More than sampling explains, but the looks do not lie on a line.
+    let perhaps = |r: &&Row| !r.certain && r.growth > 0 && r.growth as f64 > r.margin.unwrap_or(0.0);
     let what = if g.profile == ProfileKind::Heap { "place of allocation" } else { "place" };
+    let inner = match g.profile {
+        ProfileKind::Contention => "the innermost function that is neither the runtime's nor the lock's",
+        _ => "the innermost function that is not the runtime's",
+    };
     if g.by_site.iter().any(|r| sure(true)(&r)) {
-        writeln!(out, "\nWhat grew, by {what} (the innermost function that is not the runtime's):")?;
+        writeln!(out, "\nWhat grew, by {what} ({inner}):")?;
         for (n, r) in g.by_site.iter().filter(sure(true)).enumerate() {
             site(out, g, n + 1, r)?;
         }
+    } else if g.by_site.iter().any(|r| perhaps(&r)) {
+        let few = match total.flat.values().next().map_or(0, Vec::len) {
+            3 => ": of three looks an interval is wide, take four or more",
+            _ => "",
+        };
+        writeln!(out, "\nNothing surely grew{few}.")?;
     } else {
         writeln!(out, "\nNothing grew by more than noise explains.")?;
     }
-    if g.unclear.sites > 0 {
+    if g.by_site.iter().any(|r| perhaps(&r)) {
+        let rows = g.by_site.iter().filter(perhaps);
+        let lines = rows.map(|r| {
+            let low = r.rate.map_or("-".into(), |t| signed(g, t.low as i64));
+            let name = format!("{}  {}", r.name, place(&r.file, r.line.unwrap_or(0)));
+            vec![signed(g, r.growth) + &margin(g, r.margin), low, name]
+        });
+        let heads = ["change", "an hour, at least", what];
+        writeln!(out, "\nPerhaps grew (a swing is not ruled out):\n{}", table(&heads, lines))?;
+    }
+    let rest = g.unclear.sites.saturating_sub(g.by_site.iter().filter(perhaps).count() as u64);
+    if rest > 0 {
+        let other: i64 = g.by_site.iter().filter(perhaps).map(|r| r.growth).fold(0, i64::saturating_add);
         writeln!(
             out,
             "\nNot ranked: {} that changed by {} together, each by no more than {}.",
-            match g.unclear.sites {
+            match rest {
                 1 => "1 place".to_owned(),
                 n => format!("{} places", units::count(n)),
             },
-            signed(g, g.unclear.growth),
+            signed(g, g.unclear.growth.saturating_sub(other)),
             if total.rate.is_some() { "samples and ups and downs explain" } else { "chance in the samples explains" }
         )?;
     }

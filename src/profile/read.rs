@@ -189,10 +189,9 @@ impl Gather {
         if parts.iter().any(|&n| n > MAX_PARTS) || entries.iter().any(|&n| n > MAX_ENTRIES) {
             return Err("more parts than any profile has".into());
         }
-        if p.time_nanos != 0 && self.time != 0 {
-            return Err("a second time: two profiles one after the other".into());
+        if p.time_nanos != 0 {
+            self.time = p.time_nanos;
         }
-        self.time |= p.time_nanos;
         self.duration = self.duration.max(p.duration_nanos);
         if let Some(t) = p.period_type {
             self.period_type = t;
@@ -225,7 +224,7 @@ impl Gather {
             let mut out = HashMap::new();
             for (i, id) in list.enumerate() {
                 if id == 0 || out.insert(id, count(i)?).is_some() {
-                    return Err(format!("{what} {id} is there twice or has no number"));
+                    return Err(format!("{what} {id} is there twice (two files in one?) or has no number"));
                 }
             }
             Ok(out)

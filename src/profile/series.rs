@@ -5,11 +5,14 @@ use std::collections::HashMap;
 
 use super::{Function, Kind, LabelValue, Line, Profile, Strings};
 
-/// Steps of all stacks with what is inlined: a file whose locations have many lines each and are named often has more.
-const MAX_STEPS: usize = 1 << 25;
+/// Functions of all stacks, inlined ones included: of a file whose locations have many lines each and are named often these are
+/// many more than the file has bytes.
+const MAX_WALKED: usize = 1 << 26;
+/// The same without what stacks have in common.
+const MAX_STEPS: usize = 1 << 22;
 
 #[derive(Debug, thiserror::Error)]
-#[error("the stacks of these profiles have more than {MAX_STEPS} functions, inlined ones included")]
+#[error("the stacks of these profiles are longer than any that a program has")]
 pub struct TooDeep;
 
 /// A function on the way from the root. Chains of these are stacks; each chain is there once.
@@ -109,7 +112,7 @@ impl Series {
                             out.steps.len() as u32 - 1
                         });
                     }
-                    if walked > MAX_STEPS || out.steps.len() > MAX_STEPS {
+                    if walked > MAX_WALKED || out.steps.len() > MAX_STEPS {
                         return Err(TooDeep);
                     }
                 }

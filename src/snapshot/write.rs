@@ -189,8 +189,11 @@ fn fill(w: &mut Writer, c: &Contents) -> std::io::Result<usize> {
     Ok(types.len())
 }
 
-/// Local variables that hold roots, each with the member where a root lies inside; and the roots with their places.
-fn local_places(c: &Contents) -> (Vec<(String, String)>, Vec<(u32, u32)>) {
+/// A local variable, and the member of it where a root lies inside.
+type Place = (String, String);
+
+/// The places that hold roots, and (root, index of its place).
+fn local_places(c: &Contents) -> (Vec<Place>, Vec<(u32, u32)>) {
     let locals = &c.typed.locals;
     let mut index: HashMap<(u32, TypeId, u32), u32> = HashMap::new();
     let (mut places, mut of_root) = (Vec::new(), Vec::with_capacity(locals.of_root.len()));

@@ -107,7 +107,8 @@ fn notes(looks: &[ProfileLook], growth: &ProfileGrowth, same_build: Option<bool>
     if looks.windows(2).any(|w| w[0].period != w[1].period) && growth.profile != ProfileKind::Goroutine {
         out.push("they were sampled at different rates".into());
     }
-    if growth.may_be_one_process == Some(false) {
+    // In the wrong order every counter falls.
+    if growth.may_be_one_process == Some(false) && looks.is_sorted_by_key(|l| l.taken_unix_ms) {
         out.push(
             "what was allocated in all is less in a later profile: they are not of one process, or it was started anew"
                 .into(),
@@ -138,7 +139,9 @@ pub fn run(args: &DiffArgs) -> Result<(), Failure> {
     let begin = looks.first().and_then(|l| l.taken_unix_ms).unwrap_or(0);
     let times: Option<Vec<u64>> = looks.iter().map(|l| l.taken_unix_ms).collect();
     let ordered = times.as_ref().is_some_and(|t| t.is_sorted());
-    let hours: Vec<f64> = match (&times, ordered) {
+    // A CPU profile is of the time that it covers, not of all until then: its figures have no rate.
+    let cpu = looks.first().is_some_and(|l| l.profile == ProfileKind::Cpu);
+    let hours: Vec<f64> = match (&times, ordered && !cpu) {
         (Some(t), true) => t.iter().map(|t| (t - begin) as f64 / 3.6e6).collect(),
         _ => vec![0.0; looks.len()],
     };
@@ -163,7 +166,7 @@ pub fn run(args: &DiffArgs) -> Result<(), Failure> {
         notes.push("not all of them say when they were taken: rates are left out".into());
     } else if !ordered {
         notes.push("the profiles are not in the order in which they were taken: rates are left out".into());
-    } else if growth.hours == 0.0 {
+    } else if growth.hours == 0.0 && !cpu {
         notes.push("they were taken at one moment: are they one file?".into());
     }
     if args.exe.is_some() {
