@@ -91,6 +91,9 @@ pub struct Row {
     pub certain: bool,
     /// Three looks or more.
     pub rate: Option<Rate>,
+    /// The innermost step of `stack`, which is written out for rows that are kept only.
+    #[serde(skip)]
+    step: Option<u32>,
     /// Innermost first: of a stack itself, of a place the way by which most of its growth came.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stack: Vec<Frame>,
@@ -372,15 +375,19 @@ impl Compare<'_> {
             y.0.total_cmp(&x.0)
                 .then((y.1, y.2).cmp(&(x.1, x.2)))
                 .then_with(|| (&a.name, &a.file, a.line).cmp(&(&b.name, &b.file, b.line)))
-                .then_with(|| {
-                    let at = |r: &Row| r.stack.iter().map(|f| (f.function.clone(), f.line)).collect::<Vec<_>>();
-                    at(a).cmp(&at(b))
-                })
+                .then_with(|| a.step.cmp(&b.step))
         });
         if limit > 0 && rows.len() > limit {
             let shrank: Vec<Row> = rows.iter().rev().take(limit / 4).filter(|r| r.growth < 0).cloned().collect();
             rows.truncate(limit - shrank.len());
             rows.extend(shrank.into_iter().rev());
+        }
+        self.with_stacks(rows)
+    }
+
+    fn with_stacks(&self, mut rows: Vec<Row>) -> Vec<Row> {
+        for r in &mut rows {
+            r.stack = r.step.map_or(Vec::new(), |s| self.stack(s));
         }
         rows
     }
@@ -454,10 +461,9 @@ impl Compare<'_> {
         for (step, own) in groups {
             let row = self.row(&own, kind, how);
             if changed(&row) {
-                let stack = self.stack(step);
                 let site = self.site(own[0]).map(|l| self.frame(l));
                 rows.push(match site {
-                    Some(f) => Row { name: f.function, file: f.file, line: Some(f.line), stack, ..row },
+                    Some(f) => Row { name: f.function, file: f.file, line: Some(f.line), step: Some(step), ..row },
                     None => Row { name: "(no stack)".into(), ..row },
                 });
             }
@@ -486,13 +492,13 @@ impl Compare<'_> {
             let signed = |n: i64| if row.growth < 0 { n.saturating_neg() } else { n };
             let best = ways.iter().max_by_key(|(step, n)| (signed(**n), std::cmp::Reverse(**step)));
             let stacks = Some(ways.values().filter(|n| **n != 0).count() as u64);
-            let (stack, stack_growth) = best.map_or((Vec::new(), None), |(s, n)| (self.stack(*s), Some(*n)));
+            let (step, stack_growth) = best.map_or((None, None), |(s, n)| (Some(*s), Some(*n)));
             let f = site.map(|l| self.frame(l));
             let line = f.as_ref().map(|f| f.line);
             let (name, file) = f.map_or(("(no stack)".into(), String::new()), |f| (f.function, f.file));
-            rows.push(Row { name, file, line, stack, stack_growth, stacks, ..row });
+            rows.push(Row { name, file, line, step, stack_growth, stacks, ..row });
         }
-        self.rank(rows, 0)
+        rows
     }
 }
 
@@ -551,7 +557,7 @@ pub fn compare(profiles: &[Profile], series: &Series, hours: &[f64], limit: usiz
         churn_by_site: churn.map_or(Vec::new(), |k| {
             let mut rows = c.by_site(k, c.sampling(k, profile));
             rows.sort_by_key(|r| std::cmp::Reverse(r.growth));
-            cut(rows, limit)
+            c.with_stacks(cut(rows, limit))
         }),
     })
 }
