@@ -82,15 +82,29 @@ fn count(spans: &[Span], types: usize, graph: &Graph, typed: &Typed) -> Counts {
     let mut counts = Counts { typed: vec![Totals::default(); types * TYPED.len()], untyped: HashMap::new() };
     for span in spans {
         let mut unknown = Totals::default();
+        // Neighbours are often known alike: how many in a row, and the last of them.
+        let (mut alike, mut last) = (0, ObjectId(0));
+        let mut enter = |n: u64, id: ObjectId| {
+            let (ty, known) = (typed.typing.type_of(id), typed.typing.known_by(id));
+            let totals = match TYPED.iter().position(|&k| k == known) {
+                Some(k) => counts.typed.get_mut(ty.index() * 3 + k).unwrap_or(&mut unknown),
+                None => &mut unknown,
+            };
+            totals.objects += n;
+            totals.bytes += n * span.elemsize;
+        };
         for id in (span.first.0..span.first.0 + span.nelems).map(ObjectId) {
             if !graph.reachable.get(id.index()) {
                 continue;
             }
-            let (ty, known) = (typed.typing.type_of(id), typed.typing.known_by(id));
-            match TYPED.iter().position(|&k| k == known).and_then(|k| counts.typed.get_mut(ty.index() * 3 + k)) {
-                Some(totals) => totals.add(span.elemsize),
-                None => unknown.add(span.elemsize),
+            if alike > 0 && typed.typing.number_of(id) != typed.typing.number_of(last) {
+                enter(alike, last);
+                alike = 0;
             }
+            (alike, last) = (alike + 1, id);
+        }
+        if alike > 0 {
+            enter(alike, last);
         }
         if unknown.objects > 0 {
             let class = if span.class == 0 { 0 } else { span.elemsize };

@@ -11,21 +11,25 @@ pub struct Addr(pub u64);
 impl Addr {
     pub const NULL: Addr = Addr(0);
 
+    #[inline]
     pub fn is_null(self) -> bool {
         self.0 == 0
     }
 
     /// `self + bytes`, `None` on overflow: target values may be garbage.
+    #[inline]
     pub fn checked_add(self, bytes: u64) -> Option<Addr> {
         self.0.checked_add(bytes).map(Addr)
     }
 
     /// `self + bytes`, wrapping. For offsets taken from a verified layout, where a wrapped address simply fails to read.
+    #[inline]
     pub fn offset(self, bytes: u64) -> Addr {
         Addr(self.0.wrapping_add(bytes))
     }
 
     /// Bytes from `base` to `self`, `None` if `self` lies below it.
+    #[inline]
     pub fn distance_from(self, base: Addr) -> Option<u64> {
         self.0.checked_sub(base.0)
     }
@@ -75,6 +79,7 @@ impl fmt::Display for Goid {
 pub struct ObjectId(pub u32);
 
 impl ObjectId {
+    #[inline]
     pub fn index(self) -> usize {
         self.0 as usize
     }

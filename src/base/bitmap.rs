@@ -23,6 +23,7 @@ impl Bitmap {
     }
 
     /// False for an index beyond the end.
+    #[inline]
     pub fn get(&self, i: usize) -> bool {
         self.words.get(i / 64).is_some_and(|w| w >> (i % 64) & 1 == 1)
     }
@@ -113,6 +114,7 @@ impl AtomicBitmap {
     }
 
     /// Sets the bit; true if this call was the one that set it.
+    #[inline]
     pub fn insert(&self, i: usize) -> bool {
         if i >= self.len {
             return false;
@@ -121,6 +123,17 @@ impl AtomicBitmap {
         let word = &self.words[i / 64];
         // Look before writing: most visits find the bit set, and a plain load does not take the cache line away.
         word.load(Ordering::Relaxed) & bit == 0 && word.fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
+
+    /// Sets all of `bits` in the word of bit 64 * `word`, and answers those that this call set; those beyond the end are
+    /// ignored.
+    #[inline]
+    pub fn insert_word(&self, word: usize, bits: u64) -> u64 {
+        let bits = if word == self.len / 64 { bits & ((1 << (self.len % 64)) - 1) } else { bits };
+        match self.words.get(word) {
+            Some(w) if w.load(Ordering::Relaxed) & bits != bits => bits & !w.fetch_or(bits, Ordering::Relaxed),
+            _ => 0,
+        }
     }
 
     pub fn get(&self, i: usize) -> bool {

@@ -9,6 +9,7 @@ pub fn u16_at(b: &[u8], off: usize) -> Option<u16> {
     b.get(off..off.checked_add(2)?)?.try_into().ok().map(u16::from_le_bytes)
 }
 
+#[inline]
 pub fn u32_at(b: &[u8], off: usize) -> Option<u32> {
     b.get(off..off.checked_add(4)?)?.try_into().ok().map(u32::from_le_bytes)
 }
@@ -17,6 +18,7 @@ pub fn i32_at(b: &[u8], off: usize) -> Option<i32> {
     u32_at(b, off).map(|v| v as i32)
 }
 
+#[inline]
 pub fn u64_at(b: &[u8], off: usize) -> Option<u64> {
     b.get(off..off.checked_add(8)?)?.try_into().ok().map(u64::from_le_bytes)
 }

@@ -285,9 +285,15 @@ impl Session {
     }
 
     /// For questions that ask what is alive and of which type, but not who refers to whom: of a snapshot the edges are not read. Of other
-    /// targets as `scene`, since nobody knows what is alive without them.
+    /// targets they are, since nobody knows what is alive without them; records stay where they are (`hand_over_records`).
     pub fn scene_without_edges(&mut self) -> Result<Scene, Failure> {
-        let Some(file) = &self.saved else { return self.scene() };
+        let Some(file) = &self.saved else {
+            let heap = self.heap()?;
+            let built = self.graph(&heap)?;
+            let typed = self.typed(&heap, &built);
+            self.let_go()?;
+            return Ok(Scene { heap, built, typed });
+        };
         let begin = Instant::now();
         let (heap, built, typed) = file.scene(false)?;
         self.timing.insert("load", begin.elapsed().as_secs_f64() * 1e3);

@@ -13,7 +13,7 @@ use crate::{
     runtime::{
         Runtime,
         heap::{
-            Heap, PointerMasks, Span,
+            Heap, PointerMasks, SlotBits, Span,
             specials::{self, SpecialRoot},
         },
         layout::{Field, Global, Struct},
@@ -21,6 +21,7 @@ use crate::{
         stack::{self, Stack},
         view::ReadError,
     },
+    target::Fault,
 };
 
 /// Everything that was read: the graph, the goroutines with their stacks, and evidence of types.
@@ -90,9 +91,44 @@ struct Part {
     degrees: Vec<u32>,
     /// Edges that belong to the slot before the first of `degrees`.
     more: u32,
+    edges: Found,
+    hints: Hints,
+}
+
+/// Edges in order: the first `len` of each list. What lies behind them is room that is written over.
+#[derive(Default)]
+struct Found {
     target: Vec<ObjectId>,
     words: Vec<u32>,
-    hints: Hints,
+    len: usize,
+}
+
+impl Found {
+    /// Room for `n` further edges: targets and words.
+    #[inline]
+    fn room(&mut self, n: usize) -> (&mut [ObjectId], &mut [u32]) {
+        let end = self.len + n;
+        if self.target.len() < end {
+            self.target.resize(end.next_power_of_two(), ObjectId(0));
+            self.words.resize(end.next_power_of_two(), 0);
+        }
+        (&mut self.target[self.len..end], &mut self.words[self.len..end])
+    }
+
+    #[inline]
+    fn push(&mut self, to: ObjectId, word: u32) {
+        let (target, words) = self.room(1);
+        (target[0], words[0]) = (to, word);
+        self.len += 1;
+    }
+
+    fn target(&self) -> &[ObjectId] {
+        &self.target[..self.len]
+    }
+
+    fn words(&self) -> &[u32] {
+        &self.words[..self.len]
+    }
 }
 
 thread_local! {
@@ -104,8 +140,7 @@ impl Part {
     fn clear(&mut self) {
         self.degrees.clear();
         self.more = 0;
-        self.target.clear();
-        self.words.clear();
+        self.edges.len = 0;
         self.hints.clear();
     }
 }
@@ -140,6 +175,10 @@ pub fn build_from(
     let batches = batches(&heap.spans, &masks);
     let slots = heap.slots as usize;
     let mut graph = Graph { rows: Rows::with_capacity(slots), target: Targets::of_slots(slots), ..Graph::default() };
+    // No more pointers than words.
+    let pointers = heap.spans.iter().filter(|s| !s.noscan).fold(0u64, |sum, s| sum.saturating_add(s.bytes / 8));
+    graph.target.reserve(pointers.min(u32::MAX.into()) as usize);
+    graph.words.reserve(pointers.min(u32::MAX.into()) as usize);
     let mut hints = Hints::default();
     let (mut found, mut filling): (Vec<Part>, Vec<Part>) = (Vec::new(), Vec::new());
     let mut fits = true;
@@ -156,6 +195,8 @@ pub fn build_from(
     }
     fits = fits && found.iter_mut().all(|p| append(&mut graph, &mut hints, p));
     drop((found, filling));
+    graph.target.shrink();
+    graph.words.shrink();
     memory::give_back();
     if !fits {
         return Err(ReadError::Implausible {
@@ -174,13 +215,13 @@ pub fn build_from(
 /// Puts a part behind what is there and empties it. False if that would be too much.
 fn append(graph: &mut Graph, hints: &mut Hints, p: &mut Part) -> bool {
     let base = graph.target.len() as u32;
-    if graph.target.len() + p.target.len() >= u32::MAX as usize {
+    if graph.target.len() + p.edges.len >= u32::MAX as usize {
         return false;
     }
     graph.rows.add_to_last(p.more);
-    p.degrees.iter().for_each(|&d| graph.rows.push(d));
-    graph.target.extend(&p.target);
-    graph.words.extend(&p.words);
+    graph.rows.extend(&p.degrees);
+    graph.target.extend(p.edges.target());
+    graph.words.extend(p.edges.words());
     hints.append(&p.hints, base);
     p.clear();
     true
@@ -216,14 +257,14 @@ fn scan_into(
             match rt.target.memory.read(Addr(span.start.0 + from - lead), mem) {
                 Err(fault) => rt.diag.note("span memory unreadable", fault),
                 Ok(()) => {
-                    let mut edges = Edges { rt, heap, words, part };
+                    let mut edges = Edges { rt, heap, words, hull: words.hull(), part };
                     edges.closure(span.first, mem, 0, from == 0);
                     masks.pointers_in_piece(heap, span, from, to, |_, w| {
                         edges.add(mem, (8 * w + lead - from) as usize, w, true);
                     });
                 }
             }
-            let n = part.target.len() as u32;
+            let n = part.edges.len as u32;
             match part.degrees.last_mut() {
                 Some(d) => *d = n,
                 None => part.more = n,
@@ -241,31 +282,27 @@ fn scan_spans(
     memory: &mut Vec<u8>,
     part: &mut Part,
 ) {
-    let total: u64 = spans.iter().filter(|s| !s.noscan).map(|s| s.bytes).sum();
-    memory.resize(total as usize, 0);
-    let mut ranges: Vec<(Addr, &mut [u8])> = Vec::with_capacity(spans.len());
-    let mut rest = memory.as_mut_slice();
-    for s in spans.iter().filter(|s| !s.noscan) {
-        let (head, tail) = rest.split_at_mut(s.bytes as usize);
-        ranges.push((s.start, head));
-        rest = tail;
-    }
-    let ok = rt.target.memory.read_scattered(&mut ranges);
-    let mut read = ranges.into_iter().zip(ok);
-    for span in spans {
+    let read = read_spans(rt, spans, memory);
+    let mut rest = memory.as_slice();
+    let mut faults = read.into_iter().peekable();
+    for (n, span) in spans.iter().enumerate() {
         let first = part.degrees.len();
         part.degrees.resize(first + span.nelems as usize, 0);
         if span.noscan {
             continue;
         }
-        let Some(((_, mem), result)) = read.next() else { continue };
-        if let Err(fault) = result {
+        let (mem, tail) = rest.split_at(span.bytes as usize);
+        rest = tail;
+        if let Some((_, fault)) = faults.next_if(|f| f.0 == n) {
             rt.diag.note("span memory unreadable", fault);
             continue;
         }
-        let mem: &[u8] = mem;
         let header = span.elemsize > 512 && span.class != 0 && rt.layout.has(Field::MspanLargeType);
-        let mut edges = Edges { rt, heap, words, part: &mut *part };
+        let mut edges = Edges { rt, heap, words, hull: words.hull(), part: &mut *part };
+        if let Some(bits) = masks.slot_bits(heap, span, mem) {
+            edges.small(span, &bits, mem, first);
+            continue;
+        }
         for i in 0..span.nelems {
             let id = ObjectId(span.first.0 + i);
             let at = (u64::from(i) * span.elemsize) as usize;
@@ -277,7 +314,8 @@ fn scan_spans(
                 edges.closure(id, mem, at, true);
             }
         }
-        if !span.large_type.is_null() {
+        // A span of small objects may still carry the type of the large one that was there before.
+        if span.class == 0 && !span.large_type.is_null() {
             edges.part.hints.headers.push((span.first, span.large_type));
         }
         masks.pointers(heap, span, mem, |slot, w| {
@@ -288,29 +326,121 @@ fn scan_spans(
     }
 }
 
+/// Reads the spans with pointers one behind the other into `memory`; neighbours in one piece, which costs the kernel less.
+/// Answers which could not be read.
+fn read_spans(rt: &Runtime, spans: &[Span], memory: &mut Vec<u8>) -> Vec<(usize, Fault)> {
+    let total: u64 = spans.iter().filter(|s| !s.noscan).map(|s| s.bytes).sum();
+    memory.resize(total as usize, 0);
+    // Of each run of neighbours: the spans from which on and to before which it reaches.
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    let mut ranges: Vec<(Addr, &mut [u8])> = Vec::new();
+    let mut rest = memory.as_mut_slice();
+    let mut at = 0;
+    while at < spans.len() {
+        let (from, start) = (at, spans[at].start);
+        let mut end = start;
+        while at < spans.len() && !spans[at].noscan && spans[at].start == end {
+            end = end.offset(spans[at].bytes);
+            at += 1;
+        }
+        if at == from {
+            at += 1;
+            continue;
+        }
+        let (head, tail) = std::mem::take(&mut rest).split_at_mut((end.0 - start.0) as usize);
+        rest = tail;
+        ranges.push((start, head));
+        runs.push((from, at));
+    }
+    let ok = rt.target.memory.read_scattered(&mut ranges);
+    let mut faults = Vec::new();
+    for (((from, to), (_, piece)), result) in runs.into_iter().zip(ranges).zip(ok) {
+        let Err(fault) = result else { continue };
+        if to - from == 1 {
+            faults.push((from, fault));
+            continue;
+        }
+        // Only some of them, perhaps.
+        let mut piece = piece;
+        for (n, span) in spans.iter().enumerate().take(to).skip(from) {
+            let (head, tail) = piece.split_at_mut(span.bytes as usize);
+            piece = tail;
+            if let Err(fault) = rt.target.memory.read(span.start, head) {
+                faults.push((n, fault));
+            }
+        }
+    }
+    faults
+}
+
 /// Turns words of memory into edges.
 struct Edges<'a> {
     rt: &'a Runtime,
     heap: &'a Heap,
     words: &'a TypeWords,
+    /// Outside of this no word is one of `words`: start and length.
+    hull: (u64, u64),
     part: &'a mut Part,
 }
 
 impl Edges<'_> {
+    /// All slots of a span that has a bitmap of its own; `first`: where in `degrees` the first slot is.
+    fn small(&mut self, span: &Span, bits: &SlotBits<'_>, mem: &[u8], first: usize) {
+        let (heap, hull, size) = (self.heap, self.hull, span.elemsize as usize);
+        let Part { degrees, edges, hints, .. } = &mut *self.part;
+        let base = edges.len;
+        let (target, words) = edges.room(mem.len() / 8);
+        let mut n = 0;
+        for ((i, degree), object) in (0u32..).zip(&mut degrees[first..]).zip(mem.chunks_exact(size)) {
+            let id = ObjectId(span.first.0 + i);
+            if !heap.is_allocated(id) {
+                continue;
+            }
+            closure(self.rt, hints, id, bytes::u64_at(object, 0).unwrap_or(0));
+            let before = n;
+            let mut left = bits.of(i);
+            while left != 0 {
+                let w = left.trailing_zeros() as usize;
+                left &= left - 1;
+                let Some(value) = bytes::u64_at(object, 8 * w) else { break };
+                let Some((to, offset, allocated)) = heap.find_allocated(Addr(value)) else { continue };
+                if !allocated {
+                    free(self.rt, value);
+                    continue;
+                }
+                if w > 0 {
+                    let before = bytes::u64_at(object, 8 * w - 8).unwrap_or(0);
+                    if before.wrapping_sub(hull.0) < hull.1 && self.words.contains(before) {
+                        hints.interfaces.push(((base + n) as u32, Addr(before)));
+                    }
+                }
+                if offset > 0 {
+                    hints.interior.push(((base + n) as u32, offset as u32));
+                }
+                let (Some(to_target), Some(to_word)) = (target.get_mut(n), words.get_mut(n)) else { break };
+                (*to_target, *to_word) = (to, w as u32);
+                n += 1;
+            }
+            *degree = (n - before) as u32;
+        }
+        edges.len = base + n;
+    }
+
     /// The word at byte `at` of `mem`, which is word `w` of its slot, is a pointer by its mask. `before`: the word before
     /// it belongs to the same object. True if it is an edge.
     #[inline]
     fn add(&mut self, mem: &[u8], at: usize, w: u64, before: bool) -> bool {
         let Some(value) = bytes::u64_at(mem, at) else { return false };
-        let Some((to, offset)) = self.heap.find(Addr(value)) else { return false };
-        if !self.heap.is_allocated(to) {
-            self.rt.diag.note("pointer to a free slot", format_args!("{value:#x}"));
+        let Some((to, offset, allocated)) = self.heap.find_allocated(Addr(value)) else { return false };
+        if !allocated {
+            free(self.rt, value);
             return false;
         }
-        let edge = self.part.target.len() as u32;
+        let edge = self.part.edges.len as u32;
         if before
             && at >= 8
             && let Some(before) = bytes::u64_at(mem, at - 8)
+            && before.wrapping_sub(self.hull.0) < self.hull.1
             && self.words.contains(before)
         {
             self.part.hints.interfaces.push((edge, Addr(before)));
@@ -318,24 +448,35 @@ impl Edges<'_> {
         if offset > 0 {
             self.part.hints.interior.push((edge, offset.min(u32::MAX.into()) as u32));
         }
-        self.part.target.push(to);
-        self.part.words.push(w.min(u32::MAX.into()) as u32);
+        self.part.edges.push(to, w.min(u32::MAX.into()) as u32);
         true
     }
 
-    /// Takes note of an object whose first word is the entry of a function.
-    #[inline]
     fn closure(&mut self, id: ObjectId, mem: &[u8], at: usize, wanted: bool) {
-        let word = Addr(bytes::u64_at(mem, at).unwrap_or(0));
-        // Few words lie in the text at all: this test is done before any search.
-        if wanted
-            && self.rt.image.pclntab.contains(word)
-            && self.heap.is_allocated(id)
-            && self.rt.image.pclntab.find(word).is_some_and(|f| f.entry() == word)
-        {
-            self.part.hints.closures.push((id, word));
+        if wanted && self.heap.is_allocated(id) {
+            closure(self.rt, &mut self.part.hints, id, bytes::u64_at(mem, at).unwrap_or(0));
         }
     }
+}
+
+/// Takes note of an object whose first word is the entry of a function.
+#[inline]
+fn closure(rt: &Runtime, hints: &mut Hints, id: ObjectId, word: u64) {
+    // Few words lie in the text at all: this test is done before any search.
+    if rt.image.pclntab.contains(Addr(word)) && is_entry(rt, Addr(word)) {
+        hints.closures.push((id, Addr(word)));
+    }
+}
+
+#[cold]
+fn is_entry(rt: &Runtime, pc: Addr) -> bool {
+    rt.image.pclntab.find(pc).is_some_and(|f| f.entry() == pc)
+}
+
+/// A pointer leads to a slot in which nothing lies.
+#[cold]
+fn free(rt: &Runtime, value: u64) {
+    rt.diag.note("pointer to a free slot", format_args!("{value:#x}"));
 }
 
 #[allow(clippy::too_many_arguments)]

@@ -22,6 +22,13 @@ impl TypeWords {
         TypeWords { ranges: word_ranges(Sources::of(rt)) }
     }
 
+    /// Start and length of the stretch in which all ranges lie.
+    pub fn hull(&self) -> (u64, u64) {
+        let start = self.ranges.iter().map(|r| r.0).min().unwrap_or(0);
+        let end = self.ranges.iter().map(|r| r.1).max().unwrap_or(0);
+        (start, end.saturating_sub(start))
+    }
+
     /// Could `word` be the address of a type descriptor or an itab?
     pub fn contains(&self, word: u64) -> bool {
         // Mostly one to three ranges: a scan is as quick as a search, and most words lie outside the hull.

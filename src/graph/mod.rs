@@ -125,6 +125,7 @@ impl Graph {
         self.rows.edges(id.index())
     }
 
+    #[inline]
     pub fn children(&self, id: ObjectId) -> impl ExactSizeIterator<Item = ObjectId> + Clone + '_ {
         self.target.range(self.edges(id))
     }

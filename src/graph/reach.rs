@@ -72,11 +72,27 @@ fn follow(graph: &Graph, seen: &AtomicBitmap, mut stack: Vec<(u32, u32)>, rest: 
         if end < to {
             stack.push((end, to));
         }
+        // Objects of one word of bits are marked together: what follows one another in memory is often so in an array.
+        let (mut word, mut bits) = (0, 0);
         for t in graph.target.range(from as usize..end as usize) {
-            if seen.insert(t.index()) {
-                enter(graph, t, &mut stack);
+            let (at, bit) = (t.index() / 64, 1 << (t.index() % 64));
+            if at != word {
+                mark(graph, seen, word, bits, &mut stack);
+                (word, bits) = (at, 0);
             }
+            bits |= bit;
         }
+        mark(graph, seen, word, bits, &mut stack);
+    }
+}
+
+/// Marks objects of one word of bits; those that were not yet are to be followed.
+#[inline]
+fn mark(graph: &Graph, seen: &AtomicBitmap, word: usize, bits: u64, stack: &mut Vec<(u32, u32)>) {
+    let mut fresh = seen.insert_word(word, bits);
+    while fresh != 0 {
+        enter(graph, ObjectId((64 * word) as u32 + fresh.trailing_zeros()), stack);
+        fresh &= fresh - 1;
     }
 }
 

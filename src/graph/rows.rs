@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::os::memory;
+
 /// Objects of one group.
 const GROUP: usize = 8;
 /// In place of the first start of a group (which is 0): starts of this group lie too far apart, and are kept aside.
@@ -28,7 +30,9 @@ pub struct Rows {
 
 impl Rows {
     pub fn with_capacity(objects: usize) -> Rows {
-        Rows { groups: Vec::with_capacity(objects / GROUP + 1), ..Rows::default() }
+        let mut groups = Vec::with_capacity(objects / GROUP + 1);
+        memory::huge(&mut groups);
+        Rows { groups, ..Rows::default() }
     }
 
     pub fn of_degrees(degrees: impl IntoIterator<Item = u32>) -> Rows {
@@ -46,6 +50,25 @@ impl Rows {
         if self.objects.is_multiple_of(GROUP) {
             self.close();
         }
+    }
+
+    /// Adds the next objects.
+    pub fn extend(&mut self, degrees: &[u32]) {
+        let head = degrees.len().min((GROUP - self.objects % GROUP) % GROUP);
+        let (head, rest) = degrees.split_at(head);
+        head.iter().for_each(|&d| self.push(d));
+        let (groups, tail) = rest.as_chunks::<GROUP>();
+        for group in groups {
+            let mut sum = self.total;
+            for (open, &d) in self.open.iter_mut().zip(group) {
+                *open = sum;
+                sum = sum.saturating_add(d);
+            }
+            self.total = sum;
+            self.objects += GROUP;
+            self.close();
+        }
+        tail.iter().for_each(|&d| self.push(d));
     }
 
     /// Adds edges to the last object.
@@ -69,6 +92,7 @@ impl Rows {
     }
 
     /// Number of objects.
+    #[inline]
     pub fn len(&self) -> usize {
         self.objects
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::base::ObjectId;
+use crate::{base::ObjectId, os::memory};
 
 /// Ids below this number take three bytes.
 const NARROW: usize = 1 << 24;
@@ -24,6 +24,24 @@ impl Targets {
         Targets { few: slots <= NARROW, ..Targets::default() }
     }
 
+    /// Room for so many edges, as far as there is any: what is not used costs nothing until `shrink`.
+    pub fn reserve(&mut self, edges: usize) {
+        if self.few {
+            let _ = self.narrow.try_reserve_exact(edges.saturating_mul(3));
+            memory::huge(&mut self.narrow);
+        } else {
+            let _ = self.wide.try_reserve_exact(edges);
+            memory::huge(&mut self.wide);
+        }
+    }
+
+    /// Gives up the room that is not used.
+    pub fn shrink(&mut self) {
+        self.narrow.shrink_to_fit();
+        self.wide.shrink_to_fit();
+    }
+
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -40,8 +58,16 @@ impl Targets {
     pub fn extend(&mut self, ids: &[ObjectId]) {
         if self.few {
             debug_assert!(ids.iter().all(|id| id.index() < NARROW));
-            self.narrow.resize(3 * (self.len + ids.len()) + 1, 0);
-            for (to, id) in self.narrow[3 * self.len..].chunks_exact_mut(3).zip(ids) {
+            let from = 3 * self.len;
+            self.narrow.resize(from + 3 * ids.len() + 1, 0);
+            // Four at once.
+            let (fours, rest) = ids.as_chunks::<4>();
+            let (head, tail) = self.narrow[from..].split_at_mut(12 * fours.len());
+            for (to, four) in head.as_chunks_mut::<12>().0.iter_mut().zip(fours) {
+                let [a, b, c, d] = four.map(|id| u128::from(id.0 & MASK));
+                to.copy_from_slice(&(a | b << 24 | c << 48 | d << 72).to_le_bytes()[..12]);
+            }
+            for (to, id) in tail.chunks_exact_mut(3).zip(rest) {
                 to.copy_from_slice(&id.0.to_le_bytes()[..3]);
             }
         } else {

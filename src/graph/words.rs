@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::os::memory;
+
 /// Edges per entry of the index into `high`.
 const BLOCK: usize = 4096;
 /// Edges that are kept alike: in half a byte each, if all of them fit.
@@ -33,6 +35,17 @@ impl EdgeWords {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Room for the low bytes of so many edges, as far as there is any: what is not used costs nothing until `shrink`.
+    pub fn reserve(&mut self, edges: usize) {
+        let _ = self.low.try_reserve_exact(edges);
+        memory::huge(&mut self.low);
+    }
+
+    /// Gives up the room that is not used.
+    pub fn shrink(&mut self) {
+        self.low.shrink_to_fit();
     }
 
     /// Adds the word of the next edge.
@@ -69,6 +82,20 @@ impl EdgeWords {
     pub fn extend(&mut self, words: &[u32]) {
         let mut rest = words;
         while !rest.is_empty() {
+            if self.open.is_empty()
+                && self.high.last().is_none_or(|h| h.1 == 0)
+                && let Some((run, tail)) = rest.split_first_chunk::<RUN>()
+                && run.iter().fold(0, |all, &w| all | w) < 16
+            {
+                // A whole run of half a byte each, as most are.
+                if self.len().is_multiple_of(BLOCK) {
+                    self.blocks.push(self.high.len() as u32);
+                }
+                self.runs.push((self.low.len() / UNIT) as u32 * 2);
+                self.low.extend(run.as_chunks::<2>().0.iter().map(|w| (w[0] | w[1] << 4) as u8));
+                rest = tail;
+                continue;
+            }
             let (head, tail) = rest.split_at((RUN - self.open.len()).min(rest.len()));
             rest = tail;
             // Nothing but low bytes, as nearly always.
@@ -185,7 +212,7 @@ mod tests {
         for object in 0..2000u32 {
             let n = [1, 3, 300, 0, 9000][object as usize % 5];
             // Long stretches of small objects, so that some runs have half a byte an edge.
-            let n = if object / 200 % 2 == 0 { n.min(3) } else { n };
+            let n = if object / 200 % 2 == 0 { n.min(3) * 100 } else { n };
             words.extend(
                 (0..n)
                     .map(|w| w * [1, 7, 130][object as usize % 3] % if object / 200 % 2 == 0 { 16 } else { u32::MAX }),

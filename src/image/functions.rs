@@ -39,6 +39,7 @@ impl Functions {
     }
 
     /// Does `pc` lie in the text of any module?
+    #[inline]
     pub fn contains(&self, pc: Addr) -> bool {
         self.tables.iter().any(|t| t.contains(pc))
     }

@@ -34,6 +34,14 @@ pub fn plain(values: Vec<AtomicU32>) -> Vec<u32> {
     unsafe { Vec::from_raw_parts(values.as_ptr().cast_mut().cast(), values.len(), values.capacity()) }
 }
 
+/// The same for the room of an empty vector, of which little may be used: small ones are left as they are.
+pub fn huge<T>(v: &mut Vec<T>) {
+    const SMALLEST: usize = 32 << 20;
+    if v.capacity().saturating_mul(size_of::<T>()) >= SMALLEST {
+        in_huge_pages(v.spare_capacity_mut());
+    }
+}
+
 fn in_huge_pages<T>(part: &[T]) {
     #[cfg(target_os = "linux")]
     {

@@ -3,8 +3,6 @@
 
 use std::collections::HashMap;
 
-use rayon::prelude::*;
-
 use super::{
     engine::Engine,
     fit::{Fit, Level, class_size},
@@ -29,16 +27,13 @@ pub(super) fn complete(engine: &mut Engine<'_>) {
     let places = places(engine.input.types);
     for _ in 0..PASSES {
         let e = &*engine;
-        let found: Vec<(ObjectId, TypeId)> = (0..e.input.heap.slots)
-            .into_par_iter()
-            .with_min_len(4096)
-            .filter_map(|i| {
-                let id = ObjectId(i);
-                let (part, key) = e.best(id)?;
-                matches!(key.level(), Some(Level::Part | Level::Start)).then_some(())?;
+        let found: Vec<(ObjectId, TypeId)> = e.among(
+            |key| matches!(key.level(), Some(Level::Part | Level::Start)),
+            |id, key| {
+                let part = e.type_of_rank.get(key.rank()).copied().unwrap_or_default();
                 container(e, &places, id, part, key.at()).map(|ty| (id, ty))
-            })
-            .collect();
+            },
+        );
         if found.is_empty() {
             return;
         }

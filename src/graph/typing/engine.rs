@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     base::{ObjectId, bitmap::AtomicBitmap},
+    os::memory,
     runtime::types::{Kind, Plan, PtrTo, TypeId},
 };
 
@@ -81,6 +82,14 @@ impl<'a> Lookup<'a> {
             present.set(i as usize);
         }
         Lookup { present, sorted }
+    }
+
+    /// Bit k: edge `i + k` has one. Room for 16 edges at least.
+    #[inline]
+    fn from(&self, i: usize) -> u64 {
+        let words = self.present.words();
+        let low = words.get(i / 64).copied().unwrap_or(0) >> (i % 64);
+        if i % 64 <= 48 { low } else { low | words.get(i / 64 + 1).copied().unwrap_or(0) << (64 - i % 64) }
     }
 
     #[inline]
@@ -153,11 +162,14 @@ impl<'a> Engine<'a> {
         for (rank, id) in order.iter().enumerate() {
             rank_of[id.index()] = rank as u32;
         }
+        let mut best = Vec::with_capacity(input.heap.slots as usize);
+        memory::huge(&mut best);
+        (0..input.heap.slots).into_par_iter().map(|_| AtomicU32::new(0)).collect_into_vec(&mut best);
         Engine {
             input,
             slots,
             plan: Plan::new(types),
-            best: (0..input.heap.slots).into_par_iter().map(|_| AtomicU32::new(0)).collect(),
+            best,
             numbers: Numbers::default(),
             rank_of,
             type_of_rank: order,
@@ -177,7 +189,14 @@ impl<'a> Engine<'a> {
         self.numbers.key(best.load(Ordering::Acquire))
     }
 
+    /// Bit k: edge `edge + k`, one of the next 16, does not point to the first byte of its target's slot.
+    #[inline]
+    pub(super) fn interior_from(&self, edge: usize) -> u64 {
+        self.interior.from(edge)
+    }
+
     /// Offset in its target's slot to which edge `edge` points.
+    #[inline]
     pub fn edge_offset(&self, edge: usize) -> u64 {
         u64::from(self.interior.get(edge).unwrap_or(0))
     }
@@ -324,7 +343,7 @@ impl<'a> Engine<'a> {
                 parts.resize_with(words.len().div_ceil(PART), Vec::new);
                 let engine = &*self;
                 parts.par_iter_mut().zip(words.par_chunks(PART)).enumerate().for_each(|(i, (part, words))| {
-                    engine.copy_states(level, ones(words, from + 64 * PART * i), part);
+                    engine.copy_marked(level, words, from + 64 * PART * i, part);
                 });
                 let passed = parts.par_iter().map(|part| engine.pass(part)).collect();
                 self.finish_round(passed);
@@ -335,14 +354,32 @@ impl<'a> Engine<'a> {
     /// Objects of `ids` whose evidence is of this level now, and its number.
     fn copy_states(&self, level: usize, ids: impl Iterator<Item = ObjectId>, round: &mut Vec<(ObjectId, u32)>) {
         round.clear();
+        round.extend(
+            ids.map(|id| (id, self.best[id.index()].load(Ordering::Acquire)))
+                .filter(|&(_, number)| self.numbers.key(number).level_bits() as usize == level),
+        );
+    }
+
+    /// The same of those whose bits are set, where the first word stands for the ids from `from` on.
+    fn copy_marked(&self, level: usize, words: &[u64], from: usize, round: &mut Vec<(ObjectId, u32)>) {
+        round.clear();
+        round.reserve(words.iter().map(|w| w.count_ones() as usize).sum());
         // Most have the evidence of the one before.
         let (mut last, mut fits) = (0, false);
-        round.extend(ids.map(|id| (id, self.best[id.index()].load(Ordering::Acquire))).filter(|&(_, number)| {
-            if number != last {
-                (last, fits) = (number, self.numbers.key(number).level_bits() as usize == level);
+        for (i, &word) in words.iter().enumerate() {
+            let mut left = word;
+            while left != 0 {
+                let id = from + 64 * i + left.trailing_zeros() as usize;
+                left &= left - 1;
+                let number = self.best[id].load(Ordering::Acquire);
+                if number != last {
+                    (last, fits) = (number, self.numbers.key(number).level_bits() as usize == level);
+                }
+                if fits {
+                    round.push((ObjectId(id as u32), number));
+                }
             }
-            fits
-        }));
+        }
     }
 
     /// Passes on what the objects of `round` know, in parallel.
@@ -372,13 +409,58 @@ impl<'a> Engine<'a> {
 
     /// Enters objects where many wait already; keeps the others.
     fn mark(&self, raised: &mut Vec<(ObjectId, Level)>) {
-        raised.retain(|&(id, level)| match &self.waiting[level as usize].many {
-            Some(bits) => {
-                bits.insert(id.index());
-                false
+        // Those of one word together: most follow one another.
+        let (mut kept, mut at, mut bits) = (0, 0, 0);
+        raised.retain(|&(id, level)| {
+            if self.waiting[level as usize].many.is_none() {
+                return true;
             }
-            None => true,
+            let place = (level as usize, id.index() / 64);
+            if place != (kept, at) {
+                self.enter(kept, at, bits);
+                (kept, at, bits) = (place.0, place.1, 0);
+            }
+            bits |= 1 << (id.index() % 64);
+            false
         });
+        self.enter(kept, at, bits);
+    }
+
+    fn enter(&self, level: usize, word: usize, bits: u64) {
+        if let Some(many) = self.waiting.get(level).and_then(|w| w.many.as_ref()).filter(|_| bits != 0) {
+            many.insert_word(word, bits);
+        }
+    }
+
+    /// What `f` makes of the objects whose evidence is wanted, in the order of ids. Cost where few are: a look at one
+    /// number an object.
+    pub(super) fn among<T: Send>(
+        &self,
+        wanted: impl Fn(Key) -> bool + Sync,
+        f: impl Fn(ObjectId, Key) -> Option<T> + Sync,
+    ) -> Vec<T> {
+        let parts: Vec<Vec<T>> = self
+            .best
+            .par_chunks(1 << 14)
+            .enumerate()
+            .map(|(i, part)| {
+                let mut out = Vec::new();
+                let (mut last, mut key) = (0, Key::default());
+                let mut is = wanted(key);
+                for (k, best) in part.iter().enumerate() {
+                    let number = best.load(Ordering::Acquire);
+                    if number != last {
+                        (last, key) = (number, self.numbers.key(number));
+                        is = wanted(key);
+                    }
+                    if is {
+                        out.extend(f(ObjectId((i << 14 | k) as u32), key));
+                    }
+                }
+                out
+            })
+            .collect();
+        parts.into_iter().flatten().collect()
     }
 
     fn finish_round(&mut self, passed: Vec<Passed>) {
@@ -421,12 +503,10 @@ impl<'a> Engine<'a> {
     /// The result in the form that others use.
     pub fn finish(self) -> Typing {
         let any_closure = self.input.types.any_closure();
-        let unread_closures = (0..self.best.len() as u32)
-            .into_par_iter()
-            .with_min_len(1 << 14)
-            .map(ObjectId)
-            .filter(|&id| self.best(id).is_some_and(|(ty, _)| ty == any_closure))
-            .collect();
+        let unread_closures = self.among(
+            |key| key != Key::default() && self.type_of_rank.get(key.rank()) == Some(&any_closure),
+            |id, _| Some(id),
+        );
         Typing {
             best: self.best.into_iter().map(AtomicU32::into_inner).collect(),
             keys: self.numbers.into_keys(),
@@ -434,12 +514,4 @@ impl<'a> Engine<'a> {
             unread_closures,
         }
     }
-}
-
-/// The ids of set bits, where the first word stands for the ids from `from` on.
-fn ones(words: &[u64], from: usize) -> impl Iterator<Item = ObjectId> + '_ {
-    words.iter().enumerate().flat_map(move |(i, &word)| {
-        std::iter::successors((word != 0).then_some(word), |w| Some(w & (w - 1)).filter(|&w| w != 0))
-            .map(move |w| ObjectId((from + 64 * i) as u32 + w.trailing_zeros()))
-    })
 }

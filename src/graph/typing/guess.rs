@@ -7,11 +7,9 @@ use std::{
     sync::{Arc, RwLock},
 };
 
-use rayon::prelude::*;
-
 use super::{
     Slot,
-    engine::Engine,
+    engine::{Engine, Key},
     fit::{Fit, Level, class_size},
 };
 use crate::{
@@ -59,17 +57,13 @@ pub(super) fn complete(engine: &mut Engine<'_>) {
     let shapes = Shapes::default();
     for _ in 0..PASSES {
         let e = &*engine;
-        let found: Vec<(ObjectId, TypeId, u8)> = (0..e.input.heap.slots)
-            .into_par_iter()
-            .with_min_len(4096)
-            .filter_map(|i| {
-                let id = ObjectId(i);
-                if !e.input.heap.is_allocated(id) || e.best(id).is_some() {
-                    return None;
-                }
-                best_guess(e, &by_class, &shapes, id).map(|(ty, score)| (id, ty, score))
-            })
-            .collect();
+        let found: Vec<(ObjectId, TypeId, u8)> = e.among(
+            |key| key == Key::default(),
+            |id, _| {
+                let guess = e.input.heap.is_allocated(id).then(|| best_guess(e, &by_class, &shapes, id));
+                guess.flatten().map(|(ty, score)| (id, ty, score))
+            },
+        );
         if found.is_empty() {
             return;
         }

@@ -118,6 +118,12 @@ impl Typing {
         self.best.get(id.index()).and_then(|&n| self.keys.get(n as usize)).copied().unwrap_or_default()
     }
 
+    /// A number for what is known of an object: those with the same number have the same type, known in the same way.
+    #[inline]
+    pub fn number_of(&self, id: ObjectId) -> u32 {
+        self.best.get(id.index()).copied().unwrap_or(0)
+    }
+
     /// What is known of an object, for a snapshot: (level, place, type), (0, 0, unknown) where nothing is.
     pub(crate) fn mark_of(&self, id: ObjectId) -> (u8, u64, TypeId) {
         let key = self.key(id);

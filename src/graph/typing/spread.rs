@@ -21,13 +21,18 @@ const COLUMNS: u64 = 128;
 /// Words of a target that one look at its edges tells.
 const FEW_WORDS: u64 = 16;
 
+/// In place of a number in `Holder::few`: the word says nothing, or what it says must be worked out.
+const NOTHING: u32 = u32::MAX;
+const OPEN: u32 = u32::MAX - 1;
+
 /// Of one task. What is remembered never becomes wrong: numbers stand for the same evidence for ever.
 #[derive(Default)]
 pub(super) struct Memory {
     holders: Vec<Holder>,
     firsts: Vec<First>,
-    /// The span looked at last: first id, end, what its slots are.
+    /// The spans of the holder and of the target looked at last: first id, end, what its slots are.
     span: Option<(u32, u32, Slot)>,
+    target_span: Option<(u32, u32, Slot)>,
 }
 
 /// What evidence of one number says, in slots whose data begin at one place.
@@ -43,6 +48,8 @@ struct Holder {
     cap: Level,
     /// By word of the value; empty for types that are too large.
     columns: Vec<Column>,
+    /// By word of the slot: `Column::settled` once that is known, so that most edges cost a look at one number.
+    few: [u32; FEW_WORDS as usize],
 }
 
 /// What one word of a holder says.
@@ -75,41 +82,72 @@ impl Engine<'_> {
         out: &mut Vec<(ObjectId, Level)>,
         memory: &mut Memory,
     ) {
-        let Some(slot) = memory.slot(self, id) else { return };
+        let Some(slot) = slot_of(&mut memory.span, self, id) else { return };
         if slot.noscan {
             return;
         }
         let i = memory.holder(self, number, slot.data);
         let words = &self.input.graph.words;
-        let mut step = |edge: usize, word: u64| self.step(memory, i, edge, word, out);
         if let Some(mut few) = words.nibbles(edges.clone()) {
-            for edge in edges {
-                step(edge, few & 15);
-                few >>= 4;
+            let Some(holder) = memory.holders.get(i) else { return };
+            let mut inside = self.interior_from(edges.start);
+            let mut slow = 0u32;
+            let mut nibbles = few;
+            for (k, edge) in edges.clone().enumerate() {
+                let settled = holder.few[(nibbles & 15) as usize];
+                nibbles >>= 4;
+                if settled != NOTHING && (self.number_at(edge) != settled || inside & 1 == 1) {
+                    slow |= 1 << k;
+                }
+                inside >>= 1;
             }
-        } else {
-            for (edge, word) in edges.clone().zip(words.iter(edges)) {
-                step(edge, word);
+            let mut at = 0;
+            while slow != 0 {
+                let k = slow.trailing_zeros() as usize;
+                few >>= 4 * (k - at);
+                at = k;
+                self.step(memory, i, edges.start + k, few & 15, out);
+                slow &= slow - 1;
             }
+            return;
         }
+        if let Some(holder) = memory.holders.get_mut(i)
+            && holder.begin == 0
+            && holder.repeats
+            && holder.columns.len() == 1
+        {
+            // An array of pointers: the same word again and again.
+            edges.for_each(|edge| self.column(memory, i, 0, edge, out));
+            return;
+        }
+        for (edge, word) in edges.clone().zip(words.iter(edges)) {
+            self.step(memory, i, edge, word, out);
+        }
+    }
+
+    /// Number of the evidence of the object to which `edge` leads.
+    #[inline]
+    fn number_at(&self, edge: usize) -> u32 {
+        self.best.get(self.input.graph.target.get(edge).index()).map_or(0, |b| b.load(Ordering::Acquire))
     }
 
     /// One edge of holder `i` of `memory`, from its word `word`.
     #[inline]
     fn step(&self, memory: &mut Memory, i: usize, edge: usize, word: u64, out: &mut Vec<(ObjectId, Level)>) {
-        let Memory { holders, firsts, .. } = memory;
-        let Some(holder) = holders.get_mut(i) else { return };
-        let Some(mut within) = word.checked_sub(holder.begin) else { return };
-        if within >= holder.words {
-            if !holder.repeats {
-                return;
+        let Some(holder) = memory.holders.get(i) else { return };
+        if let Some(within) = holder.within(word) {
+            self.column(memory, i, within, edge, out);
+            if let (Some(holder), true) = (memory.holders.get_mut(i), word < FEW_WORDS) {
+                holder.remember(word, within);
             }
-            within = match u32::try_from(within) {
-                // Half the width is several times as quick.
-                Ok(small) => u64::from(small % holder.words as u32),
-                Err(_) => within % holder.words,
-            };
         }
+    }
+
+    /// The same from word `within` of the holder's value.
+    #[inline]
+    fn column(&self, memory: &mut Memory, i: usize, within: u64, edge: usize, out: &mut Vec<(ObjectId, Level)>) {
+        let Memory { holders, firsts, target_span, .. } = memory;
+        let Some(holder) = holders.get_mut(i) else { return };
         let (ty, cap) = (holder.ty, holder.cap);
         let Some(column) = holder.columns.get_mut(within as usize) else {
             // Either no pointer by this type, or a type too large to be remembered.
@@ -135,7 +173,7 @@ impl Engine<'_> {
                 column.settled = known;
                 return;
             }
-        } else if let Some(level) = self.first(column, firsts, to, target, cap) {
+        } else if let Some(level) = self.first(column, firsts, target_span, to, target, cap) {
             return out.push((target, level));
         }
         self.slowly(column.to, edge, cap, out);
@@ -155,6 +193,7 @@ impl Engine<'_> {
         &self,
         column: &mut Column,
         firsts: &mut Vec<First>,
+        span: &mut Option<(u32, u32, Slot)>,
         to: TypeId,
         target: ObjectId,
         cap: Level,
@@ -162,7 +201,7 @@ impl Engine<'_> {
         if cap != Level::Whole || !self.input.heap.is_allocated(target) {
             return None;
         }
-        let slot = self.slots.get(target)?;
+        let slot = &slot_of(span, self, target)?;
         let known = (column.first as usize).checked_sub(1).and_then(|i| firsts.get(i)).filter(|f| f.slot == *slot);
         let first = match known {
             Some(&known) => known,
@@ -211,26 +250,51 @@ impl Engine<'_> {
 }
 
 impl Holder {
+    /// Word of the value in which word `word` of the slot lies; `None` outside of it.
+    #[inline]
+    fn within(&self, word: u64) -> Option<u64> {
+        let within = word.checked_sub(self.begin)?;
+        if within < self.words {
+            return Some(within);
+        }
+        self.repeats.then(|| match u32::try_from(within) {
+            // Half the width is several times as quick.
+            Ok(small) => u64::from(small % self.words as u32),
+            Err(_) => within % self.words,
+        })
+    }
+
+    /// What was learnt of word `within` of the value, at the word of the slot.
+    #[inline]
+    fn remember(&mut self, word: u64, within: u64) {
+        if let Some(column) = self.columns.get(within as usize).filter(|c| c.settled != 0)
+            && let Some(few) = self.few.get_mut(word as usize)
+        {
+            *few = column.settled;
+        }
+    }
+
     /// Of no evidence.
     fn none() -> Holder {
         let (number, data, ty, cap) = (0, u64::MAX, TypeId::UNKNOWN, Level::Guess);
-        Holder { number, data, ty, begin: 0, words: 0, repeats: false, cap, columns: Vec::new() }
+        Holder { number, data, ty, begin: 0, words: 0, repeats: false, cap, columns: Vec::new(), few: [NOTHING; 16] }
+    }
+}
+
+/// The slot of `id`; `span`: the one of the last that was asked for.
+#[inline]
+fn slot_of(span: &mut Option<(u32, u32, Slot)>, engine: &Engine<'_>, id: ObjectId) -> Option<Slot> {
+    match *span {
+        Some((first, end, slot)) if (first..end).contains(&id.0) => Some(slot),
+        _ => {
+            let (first, end, slot) = engine.slots.span(id)?;
+            *span = Some((first, end, *slot));
+            Some(*slot)
+        }
     }
 }
 
 impl Memory {
-    #[inline]
-    fn slot(&mut self, engine: &Engine<'_>, id: ObjectId) -> Option<Slot> {
-        match self.span {
-            Some((first, end, slot)) if (first..end).contains(&id.0) => Some(slot),
-            _ => {
-                let (first, end, slot) = engine.slots.span(id)?;
-                self.span = Some((first, end, *slot));
-                Some(*slot)
-            }
-        }
-    }
-
     /// Index of what is remembered of evidence `number` in slots whose data begin at `data`.
     #[inline]
     fn holder(&mut self, engine: &Engine<'_>, number: u32, data: u64) -> usize {
@@ -255,7 +319,7 @@ impl Memory {
         } else {
             Vec::new()
         };
-        let holder = Holder {
+        let mut holder = Holder {
             number,
             data,
             ty,
@@ -264,7 +328,18 @@ impl Memory {
             repeats,
             cap: if key.level() == Some(Level::Guess) { Level::Guess } else { Level::Whole },
             columns,
+            few: [NOTHING; FEW_WORDS as usize],
         };
+        for word in 0..FEW_WORDS {
+            let Some(within) = holder.within(word) else { continue };
+            let says = match holder.columns.get(within as usize) {
+                Some(column) => !matches!(column.to, PtrTo::NoPointer | PtrTo::Untyped | PtrTo::Interface),
+                None => holder.columns.is_empty(),
+            };
+            if says {
+                holder.few[word as usize] = OPEN;
+            }
+        }
         self.holders.resize_with(self.holders.len().max(i + 1), Holder::none);
         // Columns that are replaced leave what they remembered in `firsts`; it is dropped before it grows large.
         if self.firsts.len() > HOLDERS * COLUMNS as usize {

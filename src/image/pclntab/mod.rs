@@ -225,6 +225,7 @@ impl Pclntab {
     }
 
     /// Is `pc` inside this module's text? (It may still be in a gap, or in C code.)
+    #[inline]
     pub fn contains(&self, pc: Addr) -> bool {
         self.place.text <= pc && pc < self.place.etext
     }

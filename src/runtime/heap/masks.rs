@@ -46,6 +46,50 @@ pub struct TypeMask {
     words: u64,
 }
 
+/// The bitmap at the end of a span of small objects.
+pub struct SlotBits<'m> {
+    bitmap: &'m [u8],
+    /// Words of a slot, at most 64.
+    words: u32,
+}
+
+impl SlotBits<'_> {
+    /// Bit i: word i of the slot is a pointer.
+    #[inline]
+    pub fn of(&self, slot: u32) -> u64 {
+        let bit = slot * self.words;
+        let (at, shift) = ((bit / 8) as usize, bit % 8);
+        let mut bits = match bytes::u64_at(self.bitmap, at) {
+            Some(b) => b,
+            None => self.bitmap.get(at..).unwrap_or(&[]).iter().rev().fold(0, |all, &b| all << 8 | u64::from(b)),
+        } >> shift;
+        if self.words + shift > 64 {
+            bits |= u64::from(self.bitmap.get(at + 8).copied().unwrap_or(0)) << (64 - shift);
+        }
+        bits & (u64::MAX >> (64 - self.words))
+    }
+}
+
+impl TypeMask {
+    /// Masks of small types are written out several times: they then take as few steps a word as large ones.
+    fn repeated(self) -> TypeMask {
+        const BYTES: u64 = 512;
+        if self.size == 0 || self.words == 0 || !self.size.is_multiple_of(8) || self.size > BYTES / 2 {
+            return self;
+        }
+        let (n, step) = (BYTES / self.size, self.size / 8);
+        let words = (n - 1) * step + self.words;
+        let mut bits = vec![0u8; words.div_ceil(8) as usize];
+        for w in (0..words).filter(|w| w % step < self.words) {
+            let (byte, bit) = ((w % step / 8) as usize, w % step % 8);
+            if self.bits.get(byte).is_some_and(|b| b >> bit & 1 == 1) {
+                bits[(w / 8) as usize] |= 1 << (w % 8);
+            }
+        }
+        TypeMask { size: n * self.size, bits, words }
+    }
+}
+
 pub struct PointerMasks<'r> {
     rt: &'r Runtime,
     method: Method,
@@ -95,6 +139,17 @@ impl<'r> PointerMasks<'r> {
         }
     }
 
+    /// The bitmap of a span that has one of its own (1.22 and later, objects of up to 512 bytes). `mem` is the whole span.
+    pub fn slot_bits<'m>(&self, heap: &Heap, span: &Span, mem: &'m [u8]) -> Option<SlotBits<'m>> {
+        let own = matches!(self.method, Method::SpanBitmap) && !span.user_arena && span.class != 0;
+        if !own || span.elemsize > 512 {
+            return None;
+        }
+        let tail = if heap.green_tea && span.elemsize >= 16 { 256 } else { 128 };
+        let bitmap = mem.get((PAGE - tail) as usize..).unwrap_or(&[]);
+        Some(SlotBits { bitmap, words: (span.elemsize / 8) as u32 })
+    }
+
     /// Calls `f(slot, word index)` for every pointer word of the allocated slots of a span, ascending. `mem` is the
     /// whole span. Noscan spans must not be given.
     pub fn pointers(&self, heap: &Heap, span: &Span, mem: &[u8], mut f: impl FnMut(u32, u64)) {
@@ -120,28 +175,12 @@ impl<'r> PointerMasks<'r> {
                 }
             }
             Method::SpanBitmap => {
-                let tail = if heap.green_tea && span.elemsize >= 16 { 256 } else { 128 };
-                let Some(bitmap) = mem.get((PAGE - tail) as usize..) else { return };
-                let words = span.elemsize / 8;
-                let (mut slot, mut slot_bit, mut alive) = (0u32, 0u64, allocated(0));
-                for i in 0..(u64::from(span.nelems) * words).div_ceil(64) {
-                    let mut bits = bytes::u64_at(bitmap, 8 * i as usize).unwrap_or(0);
-                    while bits != 0 {
-                        let bit = 64 * i + u64::from(bits.trailing_zeros());
-                        bits &= bits - 1;
-                        if bit >= slot_bit + words {
-                            while bit >= slot_bit + words {
-                                slot_bit += words;
-                                slot += 1;
-                            }
-                            if slot >= span.nelems {
-                                return;
-                            }
-                            alive = allocated(slot);
-                        }
-                        if alive {
-                            f(slot, bit - slot_bit);
-                        }
+                let Some(bits) = self.slot_bits(heap, span, mem) else { return };
+                for i in (0..span.nelems).filter(|&i| allocated(i)) {
+                    let mut left = bits.of(i);
+                    while left != 0 {
+                        f(i, left.trailing_zeros().into());
+                        left &= left - 1;
                     }
                 }
             }
@@ -167,7 +206,7 @@ impl<'r> PointerMasks<'r> {
             let len = m.bits.len() as u64;
             self.held.fetch_add(len, Ordering::Relaxed) + len <= MAX_MASKS
         };
-        let mask = mask.filter(room).map(Arc::new);
+        let mask = mask.map(TypeMask::repeated).filter(room).map(Arc::new);
         self.types.write().unwrap_or_else(|e| e.into_inner()).insert(ty, mask.clone());
         mask
     }

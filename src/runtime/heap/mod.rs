@@ -8,8 +8,8 @@ mod read;
 pub(crate) use read::scattered;
 pub mod specials;
 
-pub use masks::PointerMasks;
 pub(crate) use masks::bits_at;
+pub use masks::{PointerMasks, SlotBits};
 
 use crate::base::{Addr, Bitmap, ObjectId};
 
@@ -74,42 +74,57 @@ pub struct Heap {
     pub sweepgen: u32,
     /// Small spans keep their mark bits at their end.
     pub green_tea: bool,
-    /// First page covered by `pages`.
+    /// First page covered by `arenas`.
     first_page: u64,
-    /// Span index + 1 of each page from `first_page` on, in chunks of one arena; empty chunk: no span there; one entry:
-    /// one span covers it all.
-    pages: Vec<Vec<u32>>,
-    /// What `find` needs of each span, packed: it is asked once per pointer.
-    finders: Vec<Finder>,
+    /// Block of `pages` of each arena from `first_page` on.
+    arenas: Vec<u32>,
+    /// What `find` needs of each page, in blocks of one arena.
+    pages: Vec<Page>,
     /// Span of the first id of each block of ids; empty in heaps made by hand.
     blocks: Vec<u32>,
 }
 
-/// 32 bytes a span instead of the whole `Span`, and a multiplication instead of a division.
-#[derive(Clone, Copy, Debug)]
-struct Finder {
-    start: u64,
-    /// Exclusive end of slots, not beyond `Span::limit`.
-    end: u64,
+/// All in one place, so that a look-up touches one cache line.
+#[derive(Clone, Copy, Default, Debug)]
+struct Page {
+    /// Id of the first slot of its span; where `magic` is 0: index of the span plus one, 0 for none.
     first: u32,
-    /// Slot size; `u32::MAX` for spans of one large object.
-    elemsize: u32,
     /// 2^32 / elemsize, rounded up: (offset * magic) >> 32 is the slot, exactly so for offsets below 2^17 and slots of
     /// at most 2^15 bytes, because the product is then too large by less than 2^17 and so the quotient by less than
-    /// 1 / elemsize. 0 for other spans.
+    /// 1 / elemsize. 0 for spans that are larger, or have larger slots or only one.
     magic: u32,
+    elemsize: u16,
+    /// Pages of the span before this one.
+    before: u8,
+    /// Every slot of the span holds an object.
+    full: bool,
+    /// Bytes of slots of the span, not beyond `Span::limit`.
+    end: u32,
 }
 
 const MAX_MAGIC_SPAN: u64 = 1 << 17;
 const MAX_MAGIC_SIZE: u64 = 1 << 15;
 
-impl Finder {
-    fn new(span: &Span) -> Finder {
-        let end = (span.start.0 + u64::from(span.nelems) * span.elemsize).min(span.limit.0);
+impl Page {
+    /// The first page of a span; `index`: of that span.
+    fn first_of(span: &Span, index: usize, full: bool) -> Page {
         let small = span.nelems > 1 && span.bytes <= MAX_MAGIC_SPAN && (8..=MAX_MAGIC_SIZE).contains(&span.elemsize);
-        let magic = if small { ((1u64 << 32).div_ceil(span.elemsize)) as u32 } else { 0 };
-        let elemsize = if small { span.elemsize as u32 } else { u32::MAX };
-        Finder { start: span.start.0, end, first: span.first.0, elemsize, magic }
+        if !small {
+            return Page::of_large(index);
+        }
+        let slots = u64::from(span.nelems) * span.elemsize;
+        Page {
+            first: span.first.0,
+            magic: (1u64 << 32).div_ceil(span.elemsize) as u32,
+            elemsize: span.elemsize as u16,
+            before: 0,
+            full,
+            end: slots.min(span.limit.0.saturating_sub(span.start.0)).min(MAX_MAGIC_SPAN) as u32,
+        }
+    }
+
+    fn of_large(index: usize) -> Page {
+        Page { first: index as u32 + 1, ..Page::default() }
     }
 }
 
@@ -135,8 +150,8 @@ impl Heap {
             sweepgen: 2,
             green_tea: false,
             first_page: 0,
+            arenas: Vec::new(),
             pages: Vec::new(),
-            finders: Vec::new(),
             blocks: Vec::new(),
         }
     }
@@ -150,7 +165,6 @@ impl Heap {
     ) -> Result<Heap, super::view::ReadError> {
         let slots = spans.last().map_or(0, |s| s.first.0 + s.nelems);
         let mut heap = Heap {
-            finders: spans.iter().map(Finder::new).collect(),
             spans,
             manual: Vec::new(),
             allocated,
@@ -160,6 +174,7 @@ impl Heap {
             sweepgen,
             green_tea: false,
             first_page: 0,
+            arenas: Vec::new(),
             pages: Vec::new(),
             blocks: Vec::new(),
         };
@@ -167,37 +182,62 @@ impl Heap {
         Ok(heap)
     }
 
+    #[inline]
     pub fn is_allocated(&self, id: ObjectId) -> bool {
         self.allocated.get(id.index())
     }
 
-    fn span_index(&self, addr: Addr) -> Option<usize> {
-        let page = (addr.0 / PAGE).checked_sub(self.first_page)?;
-        let chunk = self.pages.get((page / ARENA_PAGES) as usize)?;
-        // An arena that lies within one span has one entry.
-        let i = if chunk.len() == 1 { chunk[0] } else { *chunk.get((page % ARENA_PAGES) as usize)? };
-        (i as usize).checked_sub(1)
+    /// What is known of the page of `addr`.
+    #[inline]
+    fn page(&self, addr: Addr) -> Option<&Page> {
+        let page = (addr.0 / PAGE).wrapping_sub(self.first_page);
+        let block = self.arenas.get((page / ARENA_PAGES) as usize)?;
+        self.pages.get((u64::from(*block) * ARENA_PAGES + page % ARENA_PAGES) as usize)
     }
 
     /// The span of an address.
     pub fn span_at(&self, addr: Addr) -> Option<&Span> {
-        self.spans.get(self.span_index(addr)?)
+        match *self.page(addr)? {
+            Page { first, magic: 0, .. } => self.spans.get((first as usize).checked_sub(1)?),
+            Page { first, .. } => Some(self.span_of(ObjectId(first))),
+        }
     }
 
     /// The slot that contains `addr` (interior pointers included), allocated or not, and the offset in it.
-    /// Cost: two reads of flat tables and a multiplication.
+    /// Cost: two reads of flat tables, one of which is small, and a multiplication.
+    #[inline]
     pub fn find(&self, addr: Addr) -> Option<(ObjectId, u64)> {
-        let i = self.span_index(addr)?;
-        let f = self.finders.get(i)?;
-        if addr.0 >= f.end {
+        self.find_full(addr).map(|(id, offset, _)| (id, offset))
+    }
+
+    /// The same, and whether all slots of its span are allocated.
+    #[inline]
+    fn find_full(&self, addr: Addr) -> Option<(ObjectId, u64, bool)> {
+        let page = self.page(addr)?;
+        if page.magic == 0 {
+            return self.find_large(page.first, addr).map(|(id, offset)| (id, offset, false));
+        }
+        let off = u32::from(page.before) * PAGE as u32 + (addr.0 % PAGE) as u32;
+        if off >= page.end {
             return None;
         }
-        let off = addr.0.checked_sub(f.start)?;
-        if f.magic != 0 {
-            let slot = (off * u64::from(f.magic)) >> 32;
-            return Some((ObjectId(f.first + slot as u32), off - slot * u64::from(f.elemsize)));
-        }
-        let span = self.spans.get(i)?;
+        let slot = ((u64::from(off) * u64::from(page.magic)) >> 32) as u32;
+        Some((ObjectId(page.first.wrapping_add(slot)), u64::from(off - slot * u32::from(page.elemsize)), page.full))
+    }
+
+    /// The same as `find`, and whether the slot is allocated.
+    #[inline]
+    pub fn find_allocated(&self, addr: Addr) -> Option<(ObjectId, u64, bool)> {
+        let (id, offset, full) = self.find_full(addr)?;
+        Some((id, offset, full || self.is_allocated(id)))
+    }
+
+    #[cold]
+    fn find_large(&self, first: u32, addr: Addr) -> Option<(ObjectId, u64)> {
+        let span = self.spans.get((first as usize).checked_sub(1)?)?;
+        let slots = u64::from(span.nelems).saturating_mul(span.elemsize);
+        let end = span.start.0.saturating_add(slots).min(span.limit.0);
+        let off = addr.0.checked_sub(span.start.0).filter(|_| addr.0 < end)?;
         let slot = off / span.elemsize;
         (slot < u64::from(span.nelems)).then(|| (ObjectId(span.first.0 + slot as u32), off - slot * span.elemsize))
     }

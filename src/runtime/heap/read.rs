@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{ARENA_PAGES, BLOCK, Finder, Heap, PAGE, Span, clusters::Clusters};
+use super::{ARENA_PAGES, BLOCK, Heap, PAGE, Page, Span, clusters::Clusters};
 use crate::{
     base::{Addr, Bitmap, ObjectId, bytes},
     os::memory,
@@ -17,7 +17,7 @@ use crate::{
 const IN_USE: u64 = 1;
 const MANUAL: u64 = 2;
 /// Spans whose bits are read together.
-const BATCH: usize = 8192;
+const BATCH: usize = 4096;
 /// Arenas that one page index may cover: all of user space, since user arenas lie 64 TiB above the heap (runtime/malloc.go
 /// mallocinit). Those in which nothing lies cost 24 bytes each.
 const MAX_ARENAS: u64 = 1 << 21;
@@ -119,13 +119,12 @@ impl Heap {
             sweepgen,
             green_tea: false,
             first_page: 0,
+            arenas: Vec::new(),
             pages: Vec::new(),
-            finders: Vec::new(),
             blocks: Vec::new(),
         };
         heap.read_bits(rt, &spans);
         heap.spans = spans.into_iter().map(|s| s.0).collect();
-        heap.finders = heap.spans.iter().map(Finder::new).collect();
         heap.index(mheap)?;
         memory::give_back();
         Ok(heap)
@@ -137,27 +136,122 @@ impl Heap {
         self.green_tea = rt.layout.has(Field::HeapArenaPageUseSpanInlineMarkBits) && green_tea(spans);
         // The world is stopped, marking is done, and no span has been swept since.
         let marked = rt.global_u32(Global::Gcphase) == Some(MARK_TERMINATION);
-        let mut bits: Vec<u8> = Vec::new();
-        for batch in spans.chunks(BATCH) {
-            // The bits of a span, rounded up to whole 64-bit words.
-            let words = |s: &Span| (s.nelems as usize).div_ceil(64);
-            let len = |s: &Span| (s.nelems as usize).div_ceil(8);
-            let memory = &*rt.target.memory;
-            let clusters = Clusters::read(memory, batch.iter().map(|(s, _, alloc, _)| (*alloc, len(s))));
-            for (span, freeindex, alloc, marks) in batch {
-                bits.clear();
-                bits.resize(8 * words(span), 0);
-                match clusters.get(memory, *alloc, &mut bits[..len(span)]) {
-                    Ok(()) => self.set_bits(rt, span, *freeindex, *marks, &bits, marked),
-                    Err(fault) => rt.diag.note("allocBits unreadable", format_args!("span {}: {fault}", span.start)),
+        let (sweepgen, green_tea) = (self.sweepgen, self.green_tea);
+        let parts: Vec<Bits> = spans
+            .par_chunks(BATCH)
+            .map(|batch| {
+                // The bits of a span, rounded up to whole 64-bit words.
+                let words = |s: &Span| (s.nelems as usize).div_ceil(64);
+                let len = |s: &Span| (s.nelems as usize).div_ceil(8);
+                let memory = &*rt.target.memory;
+                let clusters = Clusters::read(memory, batch.iter().map(|(s, _, alloc, _)| (*alloc, len(s))));
+                let mut out = Bits::of(batch, sweepgen, green_tea, marked);
+                let mut bits: Vec<u8> = Vec::new();
+                for (span, freeindex, alloc, marks) in batch {
+                    bits.clear();
+                    bits.resize(8 * words(span), 0);
+                    match clusters.get(memory, *alloc, &mut bits[..len(span)]) {
+                        Ok(()) => out.set(rt, span, *freeindex, *marks, &bits),
+                        Err(fault) => {
+                            rt.diag.note("allocBits unreadable", format_args!("span {}: {fault}", span.start));
+                        }
+                    }
+                }
+                out
+            })
+            .collect();
+        for part in parts {
+            for (to, from) in
+                [(&mut self.allocated, &part.allocated), (&mut self.dead, &part.dead), (&mut self.fresh, &part.fresh)]
+            {
+                for (to, from) in to.words_mut()[part.first / 64..].iter_mut().zip(from.words()) {
+                    *to |= from;
                 }
             }
         }
     }
 
+    /// Fills the tables from ids and from pages to spans.
+    pub(super) fn index(&mut self, mheap: Addr) -> Result<(), ReadError> {
+        let mut at = 0;
+        for id in (0..self.slots).step_by(BLOCK) {
+            while self.spans.get(at + 1).is_some_and(|s| s.first.0 <= id) {
+                at += 1;
+            }
+            self.blocks.push(at as u32);
+        }
+        let (Some(a), Some(b)) = (self.spans.first(), self.spans.last()) else { return Ok(()) };
+        self.first_page = a.start.0 / PAGE;
+        let chunks = ((b.start.0 + b.bytes) / PAGE - self.first_page).div_ceil(ARENA_PAGES);
+        if chunks > MAX_ARENAS {
+            return Err(ReadError::Implausible {
+                what: "the heap",
+                addr: mheap,
+                why: format!("spans reach from {} to {}", a.start, b.start),
+            });
+        }
+        // Blocks: the first for arenas without spans; one of its own for an arena of several spans.
+        self.arenas = vec![0; chunks as usize];
+        self.pages = vec![Page::default(); ARENA_PAGES as usize];
+        for (i, s) in self.spans.iter().enumerate() {
+            let (id, n) = (s.first.index(), s.nelems as usize);
+            let page_of = Page::first_of(s, i, self.allocated.count_range(id, id + n) == n);
+            let from = s.start.0 / PAGE - self.first_page;
+            let end = from + s.bytes / PAGE;
+            let mut page = from;
+            // Arenas that lie within one span share a block.
+            let mut inner = None;
+            while page < end {
+                let (number, offset) = ((page / ARENA_PAGES) as usize, page % ARENA_PAGES);
+                let upto = end.min(page - offset + ARENA_PAGES);
+                let whole = upto - page == ARENA_PAGES;
+                if let Some(block) = inner.filter(|_| whole) {
+                    self.arenas[number] = block;
+                    page = upto;
+                    continue;
+                }
+                if self.arenas[number] == 0 {
+                    self.arenas[number] = (self.pages.len() as u64 / ARENA_PAGES) as u32;
+                    self.pages.resize(self.pages.len() + ARENA_PAGES as usize, Page::default());
+                }
+                let block = self.arenas[number];
+                let at = (u64::from(block) * ARENA_PAGES + offset) as usize;
+                for (k, p) in self.pages[at..at + (upto - page) as usize].iter_mut().enumerate() {
+                    let before = if page_of.magic == 0 { 0 } else { (page - from) as u8 + k as u8 };
+                    *p = Page { before, ..page_of };
+                }
+                inner = whole.then_some(block);
+                page = upto;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the bits of some spans that follow each other say.
+struct Bits {
+    /// Id of the first bit, a multiple of 64.
+    first: usize,
+    allocated: Bitmap,
+    dead: Bitmap,
+    fresh: Bitmap,
+    sweepgen: u32,
+    green_tea: bool,
+    /// Every mark counts, whatever the sweepgen of a span says.
+    all_marked: bool,
+}
+
+impl Bits {
+    fn of(spans: &[RawSpan], sweepgen: u32, green_tea: bool, all_marked: bool) -> Bits {
+        let first = spans.first().map_or(0, |s| s.0.first.index()) / 64 * 64;
+        let len = spans.last().map_or(0, |s| s.0.first.index() + s.0.nelems as usize - first);
+        let empty = || Bitmap::new(len);
+        Bits { first, allocated: empty(), dead: empty(), fresh: empty(), sweepgen, green_tea, all_marked }
+    }
+
     /// Enters the slots of one span. `bits`: its allocBits, padded with zeros to whole words.
-    fn set_bits(&mut self, rt: &Runtime, span: &Span, freeindex: u32, marks: Addr, bits: &[u8], all_marked: bool) {
-        let unswept = all_marked
+    fn set(&mut self, rt: &Runtime, span: &Span, freeindex: u32, marks: Addr, bits: &[u8]) {
+        let unswept = self.all_marked
             || span.sweepgen == self.sweepgen.wrapping_sub(2)
             || span.sweepgen == self.sweepgen.wrapping_add(1)
             || span.sweepgen == self.sweepgen.wrapping_sub(1);
@@ -188,7 +282,7 @@ impl Heap {
             let survived = bytes::u64_at(bits, 8 * i).unwrap_or(0) & within;
             let used = (survived | low(u64::from(freeindex).saturating_sub(base))) & within;
             let alive = if use_marks { bytes::u64_at(&marked, 8 * i).unwrap_or(0) } else { u64::MAX };
-            let at = span.first.index() + 64 * i;
+            let at = span.first.index() + 64 * i - self.first;
             self.allocated.or_word(at, used & alive);
             self.dead.or_word(at, used & !alive);
             // The sweeper makes the marks allocBits, and allocating sets none of them (mspan.nextFreeIndex).
@@ -196,46 +290,6 @@ impl Heap {
                 self.fresh.or_word(at, used & !survived);
             }
         }
-    }
-
-    /// Fills the tables from ids and from pages to spans.
-    pub(super) fn index(&mut self, mheap: Addr) -> Result<(), ReadError> {
-        let mut at = 0;
-        for id in (0..self.slots).step_by(BLOCK) {
-            while self.spans.get(at + 1).is_some_and(|s| s.first.0 <= id) {
-                at += 1;
-            }
-            self.blocks.push(at as u32);
-        }
-        let (Some(a), Some(b)) = (self.spans.first(), self.spans.last()) else { return Ok(()) };
-        self.first_page = a.start.0 / PAGE;
-        let chunks = ((b.start.0 + b.bytes) / PAGE - self.first_page).div_ceil(ARENA_PAGES);
-        if chunks > MAX_ARENAS {
-            return Err(ReadError::Implausible {
-                what: "the heap",
-                addr: mheap,
-                why: format!("spans reach from {} to {}", a.start, b.start),
-            });
-        }
-        self.pages = vec![Vec::new(); chunks as usize];
-        for (i, s) in self.spans.iter().enumerate() {
-            let from = s.start.0 / PAGE - self.first_page;
-            let end = from + s.bytes / PAGE;
-            let mut page = from;
-            while page < end {
-                let (number, offset) = ((page / ARENA_PAGES) as usize, page % ARENA_PAGES);
-                let upto = end.min(page - offset + ARENA_PAGES);
-                let chunk = &mut self.pages[number];
-                if upto - page == ARENA_PAGES {
-                    *chunk = vec![i as u32 + 1];
-                } else {
-                    chunk.resize(ARENA_PAGES as usize, 0);
-                    chunk[offset as usize..(offset + upto - page) as usize].fill(i as u32 + 1);
-                }
-                page = upto;
-            }
-        }
-        Ok(())
     }
 }
 
