@@ -79,6 +79,10 @@ fn check(release: &str, variant: &str) -> (usize, usize, Vec<String>) {
         let fault = match planted.first() {
             Some(truth) => {
                 let mut out = faults(truth, &suspects, &scenario, stripped);
+                // Planted so that nothing else has their channel: this is proof, not guesswork.
+                if scenario == "goroutine-pile-up" && suspects.first().is_some_and(|s| s["certainty"] != "sure") {
+                    let _ = write!(out, "certainty {}; ", suspects[0]["certainty"]);
+                }
                 let typed = !stripped && release >= "1.23" && TYPED.contains(&scenario.as_str());
                 if typed && suspects.first().is_some_and(|s| s["type"] != truth["type"]) {
                     let _ = write!(out, "type {} for {}; ", suspects[0]["type"], truth["type"]);

@@ -286,3 +286,29 @@ fn a_run_without_fixtures_is_no_success() {
     assert_eq!(run(false), (false, false));
     assert_eq!(run(true), (true, true));
 }
+
+/// A program newer than what we know is read with the newest layouts that there are. Every pair of neighbours stands for that: the answer is
+/// right, or it says that something does not fit, or there is none; the truth is the program's own count.
+#[test]
+fn layouts_of_the_release_before() {
+    for (release, before) in
+        [("1.27", "1.26"), ("1.26", "1.25"), ("1.25", "1.24"), ("1.24", "1.23"), ("1.23", "1.22"), ("1.22", "1.21")]
+    {
+        let Some(mut f) = Fixture::start(release, "stripped", "leaks", &["global-map"]) else { return };
+        let planted = f.ready["truth"]["leaks"][0]["objects"].as_u64().expect("a number");
+        let out = gosleuth(&["top", &f.pid(), "--assume-go", before, "--json", "--limit", "0"]);
+        if out.status.code() == Some(0) {
+            let answer: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+            let notes = answer["diagnostics"].as_array().expect("a list").len();
+            let users = answer["result"]["rows"]
+                .as_array()
+                .and_then(|rows| rows.iter().find(|r| r["name"] == "main.User"))
+                .and_then(|r| r["objects"].as_u64());
+            println!("{release} as {before}: {users:?} of {planted} main.User, {notes} notes");
+            assert!(users == Some(planted) || notes > 0, "{release} as {before}: silently {users:?}");
+        } else {
+            refused(&out, &["layouts of Go", "was not found"]);
+        }
+        assert!(f.runs());
+    }
+}

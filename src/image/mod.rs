@@ -58,7 +58,7 @@ pub enum ImageError {
     NoModuledata { path: PathBuf, tried: String },
     #[error("{path} was built by {version}: gosleuth reads Go 1.18 and later", path = path.display())]
     TooOld { path: PathBuf, version: String },
-    #[error("{path} does not say which Go release built it, and its shape (of go1.{} to go1.{}) and function names do not agree: use --assume-go", shape.0, shape.1, path = path.display())]
+    #[error("{path} does not say which Go release built it: its shape is of go1.{} to go1.{}, and the names of the runtime's functions do not tell more (obfuscated?); name the release with --assume-go", shape.0, shape.1.min(NEWEST_KNOWN), path = path.display())]
     UnknownRelease { path: PathBuf, shape: (u32, u32) },
     #[error("{path} has no DWARF{why}", path = path.display())]
     NoDwarf { path: PathBuf, why: &'static str },

@@ -1,7 +1,10 @@
 //! image::release: which Go release built a binary that does not say so: from the pclntab header, the shape of
 //! moduledata and functions that a release introduced (they are in the smallest program and stay from then on).
 
-use super::pclntab::{MAGIC_118, Pclntab};
+use super::{
+    NEWEST_KNOWN,
+    pclntab::{MAGIC_118, Pclntab},
+};
 
 /// (first release that has it, function of the runtime). Any one of a release's functions proves "at least".
 const MARKERS: &[(u32, &[&str])] = &[
@@ -23,7 +26,7 @@ pub fn infer(tab: &Pclntab, shape: (u32, u32)) -> Option<u32> {
         Some(m) => m,
         None if tab.header().magic == MAGIC_118 => 19,
         None if has_runtime_names => 20,
-        None if shape.0 == shape.1 => shape.0,
+        None if shape.0 == shape.1.min(NEWEST_KNOWN) => shape.0,
         None => return None,
     };
     (shape.0..=shape.1).contains(&minor).then_some(minor)

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::Thresholds;
 use crate::{
     base::{Addr, ObjectId, bytes},
     graph::{build::Built, typing::Typed},
@@ -12,6 +13,7 @@ use crate::{
         Runtime,
         heap::{Heap, specials},
         layout::{Field, Global},
+        sched::waits::{self, Wait},
         types::Kind,
     },
 };
@@ -59,6 +61,9 @@ pub struct Evidence {
     pub stacks: Vec<Vec<Addr>>,
     /// Large buffers whose headers were not read because there were too many.
     pub buffers_left_out: u64,
+    /// What each goroutine waits for, where enough wait to be a pile. Not kept in snapshots.
+    #[serde(skip)]
+    pub waits: Vec<Wait>,
 }
 
 impl Evidence {
@@ -129,6 +134,10 @@ impl Evidence {
         out.read_containers(rt, heap, &containers);
         out.read_timers(rt, heap, built, &timers);
         out.read_samples(rt, heap);
+        let waiting = built.goroutines.iter().filter(|g| !g.wait_reason.is_empty()).count() as u64;
+        if waiting >= Thresholds::default().goroutines {
+            out.waits = waits::read(rt, &built.goroutines, &built.stacks);
+        }
         out
     }
 

@@ -161,7 +161,8 @@ fn main_content(case: &Case, pile: &Pile) -> Option<Content> {
     // A type of the program says more than a bare buffer or string, if it stands for a good part.
     let all: u64 = pile.contents.iter().map(|c| c.bytes).sum();
     let own = |c: &Content| types.is_named(c.ty) && c.bytes * 4 >= all;
-    contents().find(own).or_else(|| contents().next())
+    let known = |c: &Content| c.ty.is_known() && c.bytes * 8 >= all;
+    contents().find(own).or_else(|| contents().find(known)).or_else(|| contents().next())
 }
 
 /// Types on the way and below, by name.
@@ -242,6 +243,7 @@ fn goroutines(case: &Case, pile: &Pile, limits: Thresholds) -> Option<Verdict> {
             holder: None,
         });
     }
+    let stuck = case.holders.members(pile.holder?).filter(|i| case.stuck.binary_search(i).is_ok()).count() as u64;
     let members: Vec<_> = case.holders.members(pile.holder?).map(|i| &case.built.goroutines[i]).collect();
     let waiting = members.iter().filter(|g| !g.wait_reason.is_empty()).count() as u64;
     let mut evidence =
@@ -268,6 +270,10 @@ fn goroutines(case: &Case, pile: &Pile, limits: Thresholds) -> Option<Verdict> {
         let names: Vec<String> = pile.companions.iter().map(|&h| case.holders.name(case.rt, case.built, h)).collect();
         evidence.push(format!("counted together with {}, started in the same place", names.join(", ")));
     }
+    if stuck > 0 {
+        let n = units::count(stuck);
+        evidence.push(format!("{n} are stuck for ever: nothing that runs or can be woken reaches what they wait for"));
+    }
     // A crowd that is at work is no pile.
     if waiting * 10 < pile.goroutines * 9 {
         return None;
@@ -279,7 +285,9 @@ fn goroutines(case: &Case, pile: &Pile, limits: Thresholds) -> Option<Verdict> {
     } else {
         Pattern::GoroutinePileUp
     };
-    Some(Verdict { pattern, certainty: Certainty::Likely, evidence, holder: None })
+    let proven = stuck * 10 >= members.len() as u64 * 9;
+    let certainty = if proven { Certainty::Sure } else { Certainty::Likely };
+    Some(Verdict { pattern, certainty, evidence, holder: None })
 }
 
 /// Finalizers and cleanups.
