@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use common::{Fixture, answer, fixture_path};
+use common::{Fixture, answer, fixture_path, gosleuth};
 use serde_json::Value;
 
 /// The emulator, as Debian's qemu-user-static or qemu-user call it.
@@ -105,27 +105,9 @@ fn planted_objects_are_named() {
 
 type Stacks = BTreeMap<Vec<String>, u64>;
 
-fn add(to: &mut Stacks, names: impl Iterator<Item = String>, count: u64) {
-    let names: Vec<String> = names.filter(|n| !n.starts_with("runtime.")).collect();
-    // The runtime's own goroutines have no other functions; the one that serves commands runs.
-    if !names.is_empty() && !names.iter().any(|n| n == "main.main") {
-        *to.entry(names).or_insert(0) += count;
-    }
-}
-
-/// How many goroutines have each stack of functions, without the runtime's own, as gosleuth says.
-fn ours(groups: &Value) -> Stacks {
-    let mut out = Stacks::new();
-    for g in groups.as_array().expect("a list") {
-        let names = g["stack"].as_array().expect("a list").iter();
-        let names = names.map(|f| f["function"].as_str().unwrap_or_default().to_owned());
-        add(&mut out, names, g["count"].as_u64().expect("a number"));
-    }
-    out
-}
-
-/// The same from the runtime's own dump, and how many goroutines it cut short.
-fn theirs(dump: &str) -> (Stacks, u64) {
+/// How many goroutines have each stack of functions, without the runtime's own, in a dump as the runtime prints it; and how
+/// many it cuts short.
+fn dumped(dump: &str) -> (Stacks, u64) {
     let (mut out, mut cut) = (Stacks::new(), 0);
     for block in dump.split("\n\n") {
         if block.contains("frames elided") || block.lines().count() > 190 {
@@ -134,7 +116,11 @@ fn theirs(dump: &str) -> (Stacks, u64) {
         }
         let functions = block.lines().skip(1).take_while(|l| !l.starts_with("created by"));
         let names = functions.filter(|l| !l.starts_with('\t')).filter_map(|l| Some(l.rsplit_once('(')?.0.to_owned()));
-        add(&mut out, names, 1);
+        let names: Vec<String> = names.filter(|n| !n.starts_with("runtime.")).collect();
+        // The runtime's own goroutines have no other functions; the one that serves commands runs.
+        if !names.is_empty() && !names.iter().any(|n| n == "main.main") {
+            *out.entry(names).or_insert(0) += 1;
+        }
     }
     (out, cut)
 }
@@ -144,10 +130,11 @@ fn stacks_are_those_of_the_runtimes_dump() {
     let Some(qemu) = qemu() else { return };
     for (release, variant) in BUILDS {
         let Some(d) = dead(&qemu, release, variant, "goroutines", &["all"]) else { continue };
-        let (theirs, cut) = theirs(&d.dump);
-        let mut ours = ours(&d.ask(&["goroutines"])["result"]["groups"]);
-        // Of those that the runtime cuts short nothing is compared.
-        ours.retain(|names, _| names.len() < 90);
+        let (theirs, cut) = dumped(&d.dump);
+        let (core, exe) = (d.core.to_str().expect("text"), d.exe.to_str().expect("text"));
+        let out = gosleuth(&["goroutines", core, "--exe", exe, "--format", "debug2"]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let (ours, _) = dumped(&String::from_utf8_lossy(&out.stdout));
         println!("Go {release} {variant} goroutines: {} stacks, {cut} left out", theirs.len());
         assert!(theirs.len() > 10, "Go {release} {variant}: {theirs:?}");
         for (stack, n) in &theirs {
