@@ -9,6 +9,7 @@ use crate::{
         holders::{self, Holders},
         leaks::Evidence,
         ledger::{self, Kernel, Ledger},
+        locks,
     },
     base::units,
     graph::{
@@ -234,10 +235,15 @@ impl Session {
             return Ok((self.scene()?, evidence, ledger));
         }
         let kernel = self.stage("residency", Kernel::look);
-        let (scene, (evidence, ledger)) = self.scene_and(|rt, c| {
+        let (scene, (mut evidence, ledger)) = self.scene_and(|rt, c| {
             let ledger = ledger::ledger(rt, &c.heap, &c.built, kernel.as_ref());
             Ok((Evidence::gather(rt, &c.heap, &c.built, &c.typed), ledger))
         })?;
+        if !evidence.waits.is_empty() {
+            let stuck = self.stage("stuck", |rt| locks::leaks::proven(rt, &scene.heap, &scene.built, &evidence.waits));
+            evidence.stuck = stuck.into_iter().map(|i| scene.built.goroutines[i].goid.0).collect();
+            evidence.stuck.sort_unstable();
+        }
         Ok((scene, evidence, Some(ledger)))
     }
 

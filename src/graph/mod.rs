@@ -5,7 +5,7 @@ use std::ops::Range;
 
 pub mod build;
 mod hints;
-mod reach;
+pub mod reach;
 mod rows;
 mod targets;
 pub mod typing;

@@ -29,7 +29,13 @@ fn check(result: libc::c_long) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn request(op: libc::c_uint, tid: u32, addr: usize, data: usize) -> io::Result<()> {
+/// What the C library calls an operation of ptrace: its own header decides.
+#[cfg(target_env = "musl")]
+type Operation = libc::c_int;
+#[cfg(not(target_env = "musl"))]
+type Operation = libc::c_uint;
+
+fn request(op: Operation, tid: u32, addr: usize, data: usize) -> io::Result<()> {
     // SAFETY: every operation passed here takes plain numbers, or `data` points to memory that the caller keeps alive.
     check(unsafe { libc::ptrace(op, tid as libc::pid_t, addr, data) })
 }
@@ -139,8 +145,8 @@ pub fn event_message(tid: u32) -> io::Result<u64> {
 }
 
 /// PTRACE_GETSIGMASK and PTRACE_SETSIGMASK (linux/ptrace.h).
-const GETSIGMASK: libc::c_uint = 0x420a;
-const SETSIGMASK: libc::c_uint = 0x420b;
+const GETSIGMASK: Operation = 0x420a;
+const SETSIGMASK: Operation = 0x420b;
 
 /// Signals that the thread blocks, one bit each.
 pub fn signal_mask(tid: u32) -> io::Result<u64> {

@@ -61,9 +61,12 @@ pub struct Evidence {
     pub stacks: Vec<Vec<Addr>>,
     /// Large buffers whose headers were not read because there were too many.
     pub buffers_left_out: u64,
-    /// What each goroutine waits for, where enough wait to be a pile. Not kept in snapshots.
+    /// What each goroutine waits for, where enough wait to be a pile. Not kept in snapshots: `stuck` is what follows from it.
     #[serde(skip)]
     pub waits: Vec<Wait>,
+    /// Ids of goroutines that are proven to be stuck for ever, ascending (`locks::leaks`).
+    #[serde(default)]
+    pub stuck: Vec<u64>,
 }
 
 impl Evidence {

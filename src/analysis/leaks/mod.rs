@@ -94,8 +94,6 @@ pub struct Case<'a> {
     pub holders: &'a Holders,
     pub dom: &'a Dominators,
     pub live_bytes: u64,
-    /// Indices of goroutines that are proven to be stuck for ever, ascending.
-    pub stuck: &'a [usize],
 }
 
 /// What is looked for.

@@ -243,7 +243,8 @@ fn goroutines(case: &Case, pile: &Pile, limits: Thresholds) -> Option<Verdict> {
             holder: None,
         });
     }
-    let stuck = case.holders.members(pile.holder?).filter(|i| case.stuck.binary_search(i).is_ok()).count() as u64;
+    let is_stuck = |&i: &usize| case.evidence.stuck.binary_search(&case.built.goroutines[i].goid.0).is_ok();
+    let stuck = case.holders.members(pile.holder?).filter(is_stuck).count() as u64;
     let members: Vec<_> = case.holders.members(pile.holder?).map(|i| &case.built.goroutines[i]).collect();
     let waiting = members.iter().filter(|g| !g.wait_reason.is_empty()).count() as u64;
     let mut evidence =

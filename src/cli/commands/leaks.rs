@@ -10,10 +10,7 @@ use serde::Serialize;
 
 use super::{Failure, Scene, Session, TargetArgs, print};
 use crate::{
-    analysis::{
-        leaks::{self, Case, Certainty, Look, Pattern, Suspect, Thresholds},
-        locks,
-    },
+    analysis::leaks::{self, Case, Certainty, Look, Pattern, Suspect, Thresholds},
     base::units,
 };
 
@@ -75,12 +72,7 @@ pub(super) fn look(s: &mut Session, limits: Thresholds) -> Result<(Look, u64, u6
     let live_bytes = dom.retained(dom.root());
     let live_objects = built.graph.reachable.count_ones() as u64;
     let mut suspects = s.stage("verdict", |rt| {
-        let stuck = match evidence.waits.is_empty() {
-            true => Vec::new(),
-            false => locks::leaks::proven(rt, heap, built, &evidence.waits),
-        };
-        let (evidence, holders, dom, stuck) = (&evidence, &holders, &dom, &stuck[..]);
-        let case = Case { rt, heap, built, typed, evidence, holders, dom, live_bytes, stuck };
+        let case = Case { rt, heap, built, typed, evidence: &evidence, holders: &holders, dom: &dom, live_bytes };
         leaks::suspects(&case, limits)
     });
     suspects.extend(ledger.iter().flat_map(|l| leaks::outside_go(l, limits)));
