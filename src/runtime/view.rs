@@ -1,6 +1,8 @@
 //! runtime::view: the one struct reader. A struct is read from the target in one piece, its members are decoded from
 //! the copy with offsets from the layout. All checks of foreign structs live here.
 
+use std::borrow::Cow;
+
 use crate::{
     base::{Addr, bytes},
     runtime::{
@@ -42,13 +44,13 @@ pub struct SliceHeader {
 /// A copy of one runtime struct.
 pub struct Record<'l> {
     pub addr: Addr,
-    pub bytes: Vec<u8>,
+    pub bytes: Cow<'l, [u8]>,
     layout: &'l Layout,
 }
 
 impl<'l> Record<'l> {
-    pub fn new(layout: &'l Layout, addr: Addr, bytes: Vec<u8>) -> Self {
-        Record { addr, bytes, layout }
+    pub fn new(layout: &'l Layout, addr: Addr, bytes: impl Into<Cow<'l, [u8]>>) -> Self {
+        Record { addr, bytes: bytes.into(), layout }
     }
 
     /// An integer or pointer member, zero-extended; members wrapped in one-word structs (atomics) count as integers.

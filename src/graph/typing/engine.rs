@@ -345,7 +345,7 @@ impl<'a> Engine<'a> {
                 parts.par_iter_mut().zip(words.par_chunks(PART)).enumerate().for_each(|(i, (part, words))| {
                     engine.copy_marked(level, words, from + 64 * PART * i, part);
                 });
-                let passed = parts.par_iter().map(|part| engine.pass(part)).collect();
+                let passed = parts.par_iter().map_init(Memory::default, |memory, part| engine.pass(part, memory)).collect();
                 self.finish_round(passed);
             }
         }
@@ -386,24 +386,30 @@ impl<'a> Engine<'a> {
     fn pass_round(&mut self, round: &[(ObjectId, u32)]) {
         let engine = &*self;
         let passed = match round.len() < PARALLEL {
-            true => vec![engine.pass(round)],
-            false => round.par_chunks(CHUNK).map(|part| engine.pass(part)).collect(),
+            true => vec![engine.pass(round, &mut Memory::default())],
+            false => {
+                round.par_chunks(CHUNK).map_init(Memory::default, |memory, part| engine.pass(part, memory)).collect()
+            }
         };
         self.finish_round(passed);
     }
 
-    fn pass(&self, round: &[(ObjectId, u32)]) -> Passed {
-        let mut out = Passed::default();
-        let mut memory = Memory::default();
+    fn pass(&self, round: &[(ObjectId, u32)], memory: &mut Memory) -> Passed {
+        let mut raised = std::mem::take(&mut memory.raised);
+        let mut large = Vec::new();
         for &(id, number) in round {
             let edges = self.input.graph.edges(id);
             if edges.len() > MANY_EDGES {
-                out.large.push((id, number));
+                large.push((id, number));
             } else if !edges.is_empty() {
-                self.pass_on(id, number, edges, &mut out.raised, &mut memory);
+                self.pass_on(id, number, edges, &mut raised, memory);
             }
         }
-        self.mark(&mut out.raised);
+        self.mark(&mut raised);
+        // Few are left as a rule, and the room for all is used again.
+        let out = Passed { raised: raised.as_slice().to_vec(), large };
+        raised.clear();
+        memory.raised = raised;
         out
     }
 

@@ -30,6 +30,8 @@ const OPEN: u32 = u32::MAX - 1;
 pub(super) struct Memory {
     holders: Vec<Holder>,
     firsts: Vec<First>,
+    /// Room for what a task raises, between two of them.
+    pub(super) raised: Vec<(ObjectId, Level)>,
     /// The spans of the holder and of the target looked at last: first id, end, what its slots are.
     span: Option<(u32, u32, Slot)>,
     target_span: Option<(u32, u32, Slot)>,

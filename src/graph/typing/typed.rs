@@ -117,7 +117,9 @@ impl Typed {
 /// headers of Go 1.22 and 1.23 for types with a GC program.
 fn load_hinted(rt: &Runtime, sources: Sources<'_>, types: &mut TypeTable, hints: &Hints) {
     let headers: BTreeSet<Addr> = hints.headers.iter().map(|h| h.1).filter(|a| !a.is_null()).collect();
-    let words = hints.interfaces.iter().chain(&hints.root_interfaces).map(|i| i.1).collect::<BTreeSet<_>>();
+    let mut words: Vec<Addr> = hints.interfaces.iter().chain(&hints.root_interfaces).map(|i| i.1).collect();
+    words.sort_unstable();
+    words.dedup();
     types.load(sources, headers.iter().chain(&words).copied());
     let mut nameless: BTreeMap<Addr, TypeId> = BTreeMap::new();
     for &addr in &headers {

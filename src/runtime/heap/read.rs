@@ -29,16 +29,28 @@ const SPARE: u64 = 256 << 20;
 /// runtime._GCmarktermination.
 const MARK_TERMINATION: u32 = 2;
 
-/// Reads `len` bytes at each address, batched; unreadable ones are `None`.
-pub(crate) fn scattered(rt: &Runtime, at: &[Addr], len: usize) -> Vec<Option<Vec<u8>>> {
+/// Copies of structs of one size, in one piece.
+pub(crate) struct Scattered {
+    bytes: Vec<u8>,
+    len: usize,
+    read: Vec<bool>,
+}
+
+impl Scattered {
+    /// In the order in which they were asked for; unreadable ones are `None`.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Option<&[u8]>> {
+        self.bytes.chunks_exact(self.len).zip(&self.read).map(|(bytes, &read)| read.then_some(bytes))
+    }
+}
+
+/// Reads `len` bytes at each address, batched.
+pub(crate) fn scattered(rt: &Runtime, at: &[Addr], len: usize) -> Scattered {
+    let len = len.max(1);
     let memory = &*rt.target.memory;
     let clusters = Clusters::read(memory, at.iter().map(|&a| (a, len)));
-    at.iter()
-        .map(|&a| {
-            let mut buf = vec![0; len];
-            clusters.get(memory, a, &mut buf).ok().map(|()| buf)
-        })
-        .collect()
+    let mut bytes = vec![0; len * at.len()];
+    let read = at.iter().zip(bytes.chunks_exact_mut(len)).map(|(&a, buf)| clusters.get(memory, a, buf).is_ok()).collect();
+    Scattered { bytes, len, read }
 }
 
 /// A span in use with its freeindex, allocBits and gcmarkBits.
@@ -58,7 +70,7 @@ type Spans = (Vec<RawSpan>, Vec<(Addr, u64)>);
 fn read_spans(rt: &Runtime, addrs: &[u64], size: usize) -> Result<Spans, ReadError> {
     let at: Vec<Addr> = addrs.iter().map(|&a| Addr(a)).collect();
     let (mut spans, mut manual) = (Vec::with_capacity(addrs.len()), Vec::new());
-    for (&addr, raw) in at.iter().zip(scattered(rt, &at, size)) {
+    for (&addr, raw) in at.iter().zip(scattered(rt, &at, size).iter()) {
         let Some(raw) = raw else {
             rt.diag.note("span unreadable", format_args!("mspan at {addr}"));
             continue;

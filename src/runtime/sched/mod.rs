@@ -146,7 +146,7 @@ pub fn read(rt: &Runtime) -> Result<Vec<Goroutine>, ReadError> {
     let size = rt.layout.size(Struct::G).unwrap_or(0) as usize;
     let mut out = Vec::with_capacity(all.len());
     for batch in all.chunks(4096) {
-        for (&addr, raw) in batch.iter().zip(scattered(rt, batch, size)) {
+        for (&addr, raw) in batch.iter().zip(scattered(rt, batch, size).iter()) {
             let Some(raw) = raw else {
                 rt.diag.note(UNREADABLE, format_args!("g at {addr}"));
                 continue;
@@ -182,7 +182,7 @@ pub fn read_running(rt: &Runtime) -> Result<Vec<Goroutine>, ReadError> {
         for look in 0..LOOKS {
             let at: Vec<Addr> = open.iter().map(|&i| batch[i]).collect();
             let mut again = Vec::new();
-            for (&i, raw) in open.iter().zip(scattered(rt, &at, size)) {
+            for (&i, raw) in open.iter().zip(scattered(rt, &at, size).iter()) {
                 let Some(raw) = raw else {
                     rt.diag.note(UNREADABLE, format_args!("g at {}", batch[i]));
                     continue;

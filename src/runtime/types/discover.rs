@@ -16,6 +16,8 @@ use crate::{
 };
 
 /// More types than any program has (large ones have some 100,000).
+/// No process of any kernel has an address from here on.
+const USER_SPACE: u64 = 1 << 56;
 const MAX_TYPES: usize = 1 << 21;
 /// Fields of one struct, parameters of one func; the compiler's own limits are far below.
 const MAX_MEMBERS: u64 = 1 << 16;
@@ -150,7 +152,8 @@ impl<'t, 'a> Loader<'t, 'a> {
 
     /// The descriptor at `addr`, if there is one.
     fn descriptor(&self, addr: Addr) -> Option<Descriptor> {
-        if !addr.0.is_multiple_of(8) || addr.is_null() {
+        // Behind what looks like an itab there may be anything: most of it is no address of any process.
+        if !addr.0.is_multiple_of(8) || addr.is_null() || addr.0 >= USER_SPACE {
             return None;
         }
         let mut buf = Vec::with_capacity(MAX_FIXED);
