@@ -320,6 +320,8 @@ impl<'a> Engine<'a> {
         let queued = AtomicBitmap::new(self.best.len());
         let mut round: Vec<(ObjectId, u32)> = Vec::new();
         let mut parts: Vec<Vec<(ObjectId, u32)>> = Vec::new();
+        // A list passes on one object a round: what one round remembers is of use to the next.
+        let mut memory = Memory::default();
         while let Some(level) = (0..self.waiting.len()).rev().find(|&l| !self.waiting[l].is_empty()) {
             let mut waiting = std::mem::take(&mut self.waiting[level]);
             let Some(many) = waiting.many else {
@@ -329,7 +331,7 @@ impl<'a> Engine<'a> {
                     queued.clear(id.index());
                 }
                 self.copy_states(level, waiting.list.drain(..), &mut round);
-                self.pass_round(&round);
+                self.pass_round(&round, &mut memory);
                 if self.waiting[level].list.capacity() == 0 {
                     self.waiting[level].list = waiting.list;
                 }
@@ -383,10 +385,10 @@ impl<'a> Engine<'a> {
     }
 
     /// Passes on what the objects of `round` know, in parallel.
-    fn pass_round(&mut self, round: &[(ObjectId, u32)]) {
+    fn pass_round(&mut self, round: &[(ObjectId, u32)], memory: &mut Memory) {
         let engine = &*self;
         let passed = match round.len() < PARALLEL {
-            true => vec![engine.pass(round, &mut Memory::default())],
+            true => vec![engine.pass(round, memory)],
             false => {
                 round.par_chunks(CHUNK).map_init(Memory::default, |memory, part| engine.pass(part, memory)).collect()
             }
