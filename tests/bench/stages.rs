@@ -32,7 +32,9 @@ fn stages(c: &mut Criterion, shape: &str, core: &Path) {
 
     let mut g = c.benchmark_group(shape);
     g.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
-    g.bench_function("binary", |b| b.iter(|| open().map(|rt| rt.globals.get(gosleuth::runtime::layout::Global::Mheap))));
+    g.bench_function("binary", |b| {
+        b.iter(|| open().map(|rt| rt.globals.get(gosleuth::runtime::layout::Global::Mheap)))
+    });
     g.bench_function("heap", |b| b.iter_with_large_drop(|| Heap::read(rt).expect("a heap")));
     g.bench_function("stacks", |b| b.iter_with_large_drop(|| build::goroutines(rt).expect("goroutines")));
     // The scan of all pointer-holding spans, and what it reaches.

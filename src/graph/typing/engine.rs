@@ -347,7 +347,8 @@ impl<'a> Engine<'a> {
                 parts.par_iter_mut().zip(words.par_chunks(PART)).enumerate().for_each(|(i, (part, words))| {
                     engine.copy_marked(level, words, from + 64 * PART * i, part);
                 });
-                let passed = parts.par_iter().map_init(Memory::default, |memory, part| engine.pass(part, memory)).collect();
+                let passed =
+                    parts.par_iter().map_init(Memory::default, |memory, part| engine.pass(part, memory)).collect();
                 self.finish_round(passed);
             }
         }

@@ -49,7 +49,8 @@ pub(crate) fn scattered(rt: &Runtime, at: &[Addr], len: usize) -> Scattered {
     let memory = &*rt.target.memory;
     let clusters = Clusters::read(memory, at.iter().map(|&a| (a, len)));
     let mut bytes = vec![0; len * at.len()];
-    let read = at.iter().zip(bytes.chunks_exact_mut(len)).map(|(&a, buf)| clusters.get(memory, a, buf).is_ok()).collect();
+    let read =
+        at.iter().zip(bytes.chunks_exact_mut(len)).map(|(&a, buf)| clusters.get(memory, a, buf).is_ok()).collect();
     Scattered { bytes, len, read }
 }
 
