@@ -50,6 +50,25 @@ fn planted_users_are_found_and_explained() {
             assert_eq!(why["result"]["state"], "alive");
             let steps = why["result"]["paths"][0]["steps"].as_array().expect("steps").clone();
             assert_eq!(steps.last().expect("steps")["addr"], object.as_str());
+            assert!(!why.to_string().contains("user-"), "keys are not shown unless asked for: {why}");
+
+            // The fixture files each user under its name.
+            let members = shown["result"]["object"]["members"].as_array().expect("members").clone();
+            let user = members.iter().find(|m| m["path"] == ".Name").expect("a name")["value"].clone();
+            let why = answer(&["why", &pid, &object, "--show-values"]).expect("answered before");
+            let steps = why["result"]["paths"][0]["steps"].as_array().expect("steps").clone();
+            let keys: Vec<&Value> = steps.iter().map(|s| &s["key"]).filter(|k| !k.is_null()).collect();
+            assert_eq!(keys, [&user], "{release} {variant}: {steps:?}");
+            let out = common::gosleuth(&["why", &pid, &object, "--show-values"]);
+            let text = String::from_utf8_lossy(&out.stdout).into_owned();
+            let said = format!("map[string]*main.User[{}]", user.as_str().expect("a text"));
+            assert!(text.contains(&said), "{release} {variant}: {text}");
+            // A part of the name and a pattern mean the same objects.
+            for part in ["ain.Use", "*.User", "main.?ser"] {
+                let of = answer(&["why", &pid, part, "--paths", "1"]).expect("answered before");
+                let types = of["result"]["of_type"]["types"].as_array().expect("types").clone();
+                assert!(types.contains(&name.into()), "{release} {variant} {part}: {types:?}");
+            }
         }
     }
 }
@@ -77,6 +96,38 @@ fn sums_agree() {
         let names: Vec<&str> =
             packages["result"]["rows"].as_array().expect("rows").iter().filter_map(|r| r["name"].as_str()).collect();
         assert!(names.contains(&"main"), "{release}: {names:?}");
+    }
+}
+
+/// What is attached to planted objects is told, and that it does not keep them alive (Go 1.24 and later have all three).
+#[test]
+fn finalizers_cleanups_and_weak_pointers_are_marked() {
+    for (release, variant) in [("1.21", "dwarf"), ("1.24", "dwarf"), ("1.27", "stripped")] {
+        let Some(fixture) = Fixture::start(release, variant, "values", &["all"]) else { continue };
+        let pid = fixture.pid();
+        let planted = fixture.ready["truth"]["planted"].as_array().expect("planted").clone();
+        for (name, kind) in
+            [("gFinalized", "finalizer"), ("gCleaned", "cleanup"), ("gWeakOwner", "weak"), ("gUser", "nothing")]
+        {
+            let Some(plant) = planted.iter().find(|p| p["name"] == name) else {
+                assert_eq!(release, "1.21", "{name}");
+                continue;
+            };
+            let Some(why) = answer(&["why", &pid, plant["addr"].as_str().expect("an address")]) else { return };
+            let attached = why["result"]["attached"].as_array().cloned().unwrap_or_default();
+            let kinds: Vec<&Value> = attached.iter().map(|a| &a["kind"]).collect();
+            match kind {
+                "nothing" => assert!(kinds.is_empty(), "{release} {variant} {name}: {why}"),
+                kind => assert_eq!(kinds, [kind], "{release} {variant} {name}"),
+            }
+            if kind == "finalizer" {
+                assert_eq!(attached[0]["function"], "main.library.func1", "{release} {variant}");
+            }
+        }
+        // Reached through its finalizer alone.
+        let kept = planted.iter().find(|p| p["name"] == "gFinalized.kept").expect("planted")["addr"].clone();
+        let why = answer(&["why", &pid, kept.as_str().expect("an address")]).expect("answered before");
+        assert_eq!(why["result"]["paths"][0]["root"]["kind"], "finalizer", "{release} {variant}: {why}");
     }
 }
 

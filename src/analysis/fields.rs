@@ -96,6 +96,36 @@ impl Reader<'_> {
         Ok(out)
     }
 
+    /// What lies at `path` in the object (as `Member::path` has it), in words: a text, a number, or the members of a struct as
+    /// `{ID: 7, Name: "x"}`. `None` where there is no such place, or nothing that can be said. The target must still be held. Cost: one read
+    /// of the value, one per string in it.
+    pub fn said(&self, id: ObjectId, path: &str) -> Option<String> {
+        const MAX_VALUE: u64 = 4096;
+        let (addr, size) = self.heap.extent(id);
+        let (offset, ty) = self.typed.types.place_of(self.typed.typing.type_of(id), path)?;
+        let begin = self.typed.begin(self.heap, id).checked_add(offset).filter(|&b| b < size)?;
+        let len = self.typed.types.size(ty).min(MAX_VALUE).min(size - begin);
+        let data = self.rt.target.read_vec(addr.offset(begin), len, MAX_VALUE).ok()?;
+        let mut out = Fields {
+            addr,
+            type_name: None,
+            known_by: self.typed.typing.known_by(id),
+            bytes: len,
+            members: Vec::new(),
+            left_out: 0,
+        };
+        self.value(&data, 0, String::new(), ty, 0, &mut out);
+        match out.members.as_slice() {
+            [one] if one.path.is_empty() => one.value.clone(),
+            members => {
+                let each =
+                    members.iter().map(|m| Some(format!("{}: {}", m.path.trim_start_matches('.'), m.value.as_ref()?)));
+                let all: Vec<String> = each.collect::<Option<_>>()?;
+                (!all.is_empty()).then(|| format!("{{{}}}", all.join(", ")))
+            }
+        }
+    }
+
     /// Every word that points into the heap, where no type tells what is there.
     fn words(&self, data: &[u8], out: &mut Fields) {
         for at in (0..data.len()).step_by(8) {

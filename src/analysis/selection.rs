@@ -18,13 +18,44 @@ use crate::{
     },
 };
 
-/// Types whose name is `wanted`, or, if there is none, all whose names contain it.
+/// Types whose name is `wanted`; if there is none, all whose names contain it; if none does, those that it describes, where `*` stands for
+/// any text and `?` for one character.
 pub fn types_named(typed: &Typed, wanted: &str) -> Vec<TypeId> {
-    let exact: Vec<TypeId> = typed.types.ids().filter(|&t| typed.types.name(t) == wanted).collect();
-    if !exact.is_empty() {
-        return exact;
+    let of = |fits: &dyn Fn(&str) -> bool| -> Vec<TypeId> {
+        typed.types.ids().filter(|&t| fits(typed.types.name(t))).collect()
+    };
+    let mut found = of(&|name| name == wanted);
+    if found.is_empty() {
+        found = of(&|name| name.contains(wanted));
     }
-    typed.types.ids().filter(|&t| typed.types.name(t).contains(wanted)).collect()
+    if found.is_empty() && wanted.contains(['*', '?']) {
+        found = of(&|name| describes(wanted.as_bytes(), name.as_bytes()));
+    }
+    found
+}
+
+/// Does the pattern describe the whole name? Cost: their product at worst.
+fn describes(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut p, mut n) = (0, 0);
+    // Behind the last star, and what it stands for so far.
+    let mut star: Option<(usize, usize)> = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                p += 1;
+                star = Some((p, n));
+            }
+            Some(&c) if c == b'?' || c == name[n] => (p, n) = (p + 1, n + 1),
+            _ => match &mut star {
+                Some((behind, until)) => {
+                    *until += 1;
+                    (p, n) = (*behind, *until);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|&c| c == b'*')
 }
 
 /// Objects of these types, in order of address: reachable ones, or all that are allocated.
@@ -139,6 +170,18 @@ pub fn spoken(heap: &Heap, built: &Built, typed: &Typed, path: &Path) -> Vec<Spo
     out
 }
 
+/// Where in its map the key of a value lies, by the value's place: `[57].slots[4].elem.Owner` and `[7].elems[2].Owner` lead to
+/// `[57].slots[4].key` and `[7].keys[2]`.
+pub fn key_of(field: &str) -> Option<String> {
+    if let Some(at) = field.find("].slots[") {
+        let end = at + 8 + field[at + 8..].find(']')? + 1;
+        return field[end..].starts_with(".elem").then(|| format!("{}.key", &field[..end]));
+    }
+    let at = field.find("].elems[")?;
+    let end = at + 8 + field[at + 8..].find(']')? + 1;
+    Some(format!("{}].keys[{}", &field[..at], &field[at + 8..end]))
+}
+
 /// `[57].slots[4].elem.Owner` (groups) and `[7].elems[2].Owner` (buckets) as ` (value).Owner`; keys likewise.
 fn map_slot(field: &str) -> Option<String> {
     let slot = field.find("].slots[").and_then(|at| {
@@ -210,6 +253,25 @@ mod tests {
         assert_eq!(map_slot("[7].overflow"), None);
         assert_eq!(map_slot(".groups.data"), None);
         assert_eq!(map_slot("[57].slots[4"), None);
+        assert_eq!(key_of("[57].slots[4].elem.Owner").as_deref(), Some("[57].slots[4].key"));
+        assert_eq!(key_of("[7].elems[2].Next").as_deref(), Some("[7].keys[2]"));
+        assert_eq!(key_of("[0].slots[0].key.id"), None);
+        assert_eq!(key_of("[7].overflow"), None);
+        assert_eq!(key_of("[7].elems[2"), None);
+    }
+
+    #[test]
+    fn patterns_describe_whole_names() {
+        let yes = |p: &str, n: &str| assert!(describes(p.as_bytes(), n.as_bytes()), "{p} {n}");
+        let no = |p: &str, n: &str| assert!(!describes(p.as_bytes(), n.as_bytes()), "{p} {n}");
+        yes("*.Session", "main.Session");
+        yes("map[*]*Session", "map[string]*main.Session");
+        yes("main.?", "main.T");
+        yes("*", "");
+        yes("a*b*c", "abbxbc");
+        no("*.Session", "main.Sessions");
+        no("main.?", "main.");
+        no("a*b*c", "acb");
     }
 
     #[test]

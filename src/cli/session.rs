@@ -228,6 +228,10 @@ impl Session {
         if self.saved.is_some() { Err(SnapshotError::StructureOnly { what }.into()) } else { Ok(()) }
     }
 
+    pub fn has_memory(&self) -> bool {
+        self.saved.is_none()
+    }
+
     /// Everything, and what the verdict needs beside it.
     pub fn scene_with_evidence(&mut self) -> Result<(Scene, Evidence, Option<Ledger>), Failure> {
         if let Some(file) = &self.saved {
@@ -319,12 +323,30 @@ impl Session {
             let seen = look(&self.rt, &scene)?;
             return Ok((scene, seen));
         }
+        self.scene_of_memory(look, true)
+    }
+
+    /// The same of a target with memory, which stays held: the caller lets it go (`let_go`).
+    pub fn scene_held<T>(
+        &mut self,
+        look: impl FnOnce(&Runtime, &Scene) -> Result<T, Failure>,
+    ) -> Result<(Scene, T), Failure> {
+        self.scene_of_memory(look, false)
+    }
+
+    fn scene_of_memory<T>(
+        &mut self,
+        look: impl FnOnce(&Runtime, &Scene) -> Result<T, Failure>,
+        let_go: bool,
+    ) -> Result<(Scene, T), Failure> {
         let heap = self.heap()?;
         let built = self.graph(&heap)?;
         let typed = self.typed(&heap, &built);
         let mut scene = Scene { heap, built, typed };
         let seen = look(&self.rt, &scene);
-        self.let_go()?;
+        if let_go {
+            self.let_go()?;
+        }
         let seen = seen?;
         self.stage("records", |_| holders::hand_over_records(&scene.heap, &mut scene.built));
         Ok((scene, seen))

@@ -9,13 +9,20 @@ use super::{Failure, Scene, Session, TargetArgs, print};
 use crate::{
     analysis::{
         dominators::Dominators,
+        fields::Reader,
         holders::{frame_of, local_name, root_name},
         paths,
         selection::{self, Spoken, Way},
     },
     base::{Addr, Goid, ObjectId, units},
     graph::RootKind,
-    runtime::{Runtime, heap::Heap},
+    runtime::{
+        Runtime,
+        heap::{
+            Heap,
+            specials::{self, Attached},
+        },
+    },
 };
 
 /// Who keeps an object, or the objects of a type, alive: paths from roots.
@@ -23,8 +30,8 @@ use crate::{
 pub struct WhyArgs {
     #[command(flatten)]
     target: TargetArgs,
-    /// Address (0x..., any address inside the object), or the name of a type or a part of one.
-    #[arg(value_name = "ADDR|TYPE")]
+    /// Address (0x..., any address inside the object), the name of a type or a part of one, or a pattern of type names (`*` and `?`).
+    #[arg(value_name = "ADDR|TYPE|PATTERN")]
     what: String,
     /// How many truly different paths, or ways of a type, to show.
     #[arg(long, default_value_t = 3)]
@@ -32,6 +39,9 @@ pub struct WhyArgs {
     /// Show the tables inside maps as steps of their own, as --json always does.
     #[arg(long)]
     internals: bool,
+    /// Read out the keys of maps on the way: contents of the program's memory. A live process is held until the paths are known.
+    #[arg(long)]
+    show_values: bool,
 }
 
 #[derive(Serialize)]
@@ -41,10 +51,42 @@ struct WhyResult {
     /// `alive`, `garbage` or `free slot`.
     state: &'static str,
     retained_bytes: u64,
+    /// Finalizer, cleanup or weak pointers of the object; not in snapshots.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    attached: Vec<Attachment>,
     paths: Vec<PathResult>,
     /// Where a type was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     of_type: Option<OfType>,
+}
+
+/// What is attached to an object without keeping it alive.
+#[derive(Serialize)]
+struct Attachment {
+    kind: &'static str,
+    /// Of a finalizer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function: Option<String>,
+}
+
+impl Attachment {
+    fn of(rt: &Runtime, a: Attached) -> Attachment {
+        let name = |entry: Addr| rt.image.pclntab.find(entry).map(|f| f.name().to_owned());
+        match a {
+            Attached::Finalizer(entry) => Attachment { kind: "finalizer", function: name(entry) },
+            Attached::Cleanup => Attachment { kind: "cleanup", function: None },
+            Attached::WeakHandle => Attachment { kind: "weak", function: None },
+        }
+    }
+
+    fn says(&self) -> String {
+        match (self.kind, &self.function) {
+            ("finalizer", Some(f)) => format!("A finalizer is set on it ({f}): it runs when nothing else leads to it."),
+            ("finalizer", None) => "A finalizer is set on it: it runs when nothing else leads to it.".into(),
+            ("cleanup", _) => "A cleanup is attached to it: it runs when nothing leads to it any more.".into(),
+            _ => "Weak pointers or unique handles refer to it: weak ones do not keep it alive.".into(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -87,6 +129,9 @@ struct Step {
     type_name: Option<String>,
     /// Where in this object the pointer to the next one lies.
     field: Option<String>,
+    /// Of a table of a map from which a value leads on: its key, where values were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
     bytes: u64,
 }
 
@@ -109,7 +154,18 @@ pub fn object_at(heap: &Heap, word: &str) -> Result<ObjectId, Failure> {
 
 pub fn run(args: &WhyArgs) -> Result<(), Failure> {
     let mut s = Session::open_typed(&args.target)?;
-    let scene = s.scene()?;
+    if args.show_values {
+        s.needs_memory("what the keys of maps are")?;
+    }
+    let memory = s.has_memory();
+    let attached = |rt: &Runtime, scene: &Scene| match memory {
+        true => specials::attached(rt, &scene.heap),
+        false => Vec::new(),
+    };
+    let (scene, attached) = match args.show_values {
+        true => s.scene_held(|rt, scene| Ok(attached(rt, scene)))?,
+        false => s.scene_and(|rt, scene| Ok(attached(rt, scene)))?,
+    };
     let Scene { heap, built, typed } = &scene;
     let graph = &built.graph;
     let (types, objects) = match address(&args.what) {
@@ -141,13 +197,19 @@ pub fn run(args: &WhyArgs) -> Result<(), Failure> {
             ways: s.stage("ways", |rt| selection::ways(rt, heap, built, typed, &holders, &objects)),
         }
     });
-    let paths = s.stage("paths", |rt| paths_to(rt, &scene, &dom, id, args.paths));
+    let mut paths = s.stage("paths", |rt| paths_to(rt, &scene, &dom, id, args.paths));
+    if args.show_values {
+        s.stage("keys", |rt| read_keys(rt, &scene, &mut paths));
+        s.let_go()?;
+    }
+    let attached = attached.iter().filter(|a| a.0 == id).map(|a| Attachment::of(&s.rt, a.1)).collect();
     let state = match graph.reachable.get(id.index()) {
         true => "alive",
         false if heap.is_allocated(id) => "garbage",
         false => "free slot",
     };
-    let result = WhyResult { object: step(&scene, id, None), state, retained_bytes: retained(id), paths, of_type };
+    let result =
+        WhyResult { object: step(&scene, id, None), state, retained_bytes: retained(id), attached, paths, of_type };
     let e = s.envelope("why", result);
     print(&args.target, &e, |out, r| text(out, r, args.paths, args.internals))
 }
@@ -155,7 +217,7 @@ pub fn run(args: &WhyArgs) -> Result<(), Failure> {
 fn step(scene: &Scene, o: ObjectId, edge: Option<usize>) -> Step {
     let (addr, bytes) = scene.heap.extent(o);
     let field = edge.map(|e| scene.typed.field(&scene.heap, &scene.built.graph, o, e));
-    Step { addr, type_name: scene.typed.name(o).map(str::to_owned), field, bytes }
+    Step { addr, type_name: scene.typed.name(o).map(str::to_owned), field, key: None, bytes }
 }
 
 fn paths_to(rt: &Runtime, scene: &Scene, dom: &Dominators, id: ObjectId, n: usize) -> Vec<PathResult> {
@@ -176,6 +238,27 @@ fn paths_to(rt: &Runtime, scene: &Scene, dom: &Dominators, id: ObjectId, n: usiz
             spoken: selection::spoken(&scene.heap, &scene.built, &scene.typed, p),
         })
         .collect()
+}
+
+/// Keys of the maps on the way. The target must be held.
+fn read_keys(rt: &Runtime, scene: &Scene, paths: &mut [PathResult]) {
+    const MEMBERS: usize = 8;
+    let reader = Reader { rt, heap: &scene.heap, typed: &scene.typed, values: true, limit: MEMBERS };
+    for p in paths {
+        for s in &mut p.steps {
+            let place = s.field.as_deref().and_then(selection::key_of);
+            let object = scene.heap.find(s.addr).map(|f| f.0);
+            s.key = place.zip(object).and_then(|(place, o)| reader.said(o, &place));
+        }
+        // What is read aloud: the key stands where the text without values says that it is a value.
+        let ends: Vec<usize> = p.spoken.iter().skip(1).map(|s| s.at).chain([p.steps.len()]).collect();
+        for (said, end) in p.spoken.iter_mut().zip(ends) {
+            let key = p.steps.get(said.at..end).unwrap_or_default().iter().find_map(|s| s.key.as_ref());
+            if let Some((key, rest)) = key.zip(said.field.strip_prefix(" (value)")) {
+                said.field = format!("[{key}]{rest}");
+            }
+        }
+    }
 }
 
 fn root(rt: &Runtime, scene: &Scene, i: usize) -> RootName {
@@ -220,7 +303,8 @@ fn text(out: &mut dyn Write, r: &WhyResult, limit: usize, internals: bool) -> io
             }
             _ => "is a free slot: no object is there",
         };
-        return writeln!(out, "{} {says}.", r.object.addr);
+        writeln!(out, "{} {says}.", r.object.addr)?;
+        return r.attached.iter().try_for_each(|a| writeln!(out, "{}", a.says()));
     }
     writeln!(
         out,
@@ -231,7 +315,11 @@ fn text(out: &mut dyn Write, r: &WhyResult, limit: usize, internals: bool) -> io
         if r.paths.len() == 1 { "One way".to_owned() } else { format!("{} ways", r.paths.len()) }
     )?;
     for p in &r.paths {
-        writeln!(out, "\n  {} ({})", p.root.name, p.root.kind.text())?;
+        // Roots that are called by their kind say it once.
+        match p.root.name.starts_with(p.root.kind.text()) {
+            true => writeln!(out, "\n  {}", p.root.name)?,
+            false => writeln!(out, "\n  {} ({})", p.root.name, p.root.kind.text())?,
+        }
         let folded =
             p.spoken.iter().map(|s| (&p.steps[s.at], Some(s.field.as_str()))).chain(p.steps.last().map(|s| (s, None)));
         let steps: Vec<(&Step, Option<&str>)> = match internals {
@@ -253,5 +341,8 @@ fn text(out: &mut dyn Write, r: &WhyResult, limit: usize, internals: bool) -> io
             }
         }
     }
-    Ok(())
+    if !r.attached.is_empty() {
+        writeln!(out)?;
+    }
+    r.attached.iter().try_for_each(|a| writeln!(out, "{}", a.says()))
 }

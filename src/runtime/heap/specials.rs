@@ -52,6 +52,16 @@ impl Record<'_> {
     }
 }
 
+/// What is attached to an object; none of it keeps the object alive.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Attached {
+    /// Entry of the finalizer's function; null where it could not be read.
+    Finalizer(Addr),
+    Cleanup,
+    /// weak.Pointer or unique.Handle values may lead to it.
+    WeakHandle,
+}
+
 /// Visits the special records of all spans. Cost: one small read per record.
 fn each(rt: &Runtime, heap: &Heap, mut f: impl FnMut(Record<'_>)) {
     let l = &rt.layout;
@@ -109,6 +119,28 @@ pub fn roots(rt: &Runtime, heap: &Heap) -> Vec<SpecialRoot> {
             out.extend((0..words).map(|i| SpecialRoot::Cleanup { word: r.word(first.offset + 8 * i), at: r.at }));
         }
     });
+    out
+}
+
+/// Finalizers, cleanups and weak handles by object, sorted. The target must be held.
+pub fn attached(rt: &Runtime, heap: &Heap) -> Vec<(ObjectId, Attached)> {
+    let l = &rt.layout;
+    let is = |r: &Record<'_>, c: Constant| l.constant(c) == Some(r.kind);
+    let behind = l.size(Struct::Special).unwrap_or(0) as u32;
+    let func = l.field(Field::SpecialFinalizerFn).map_or(behind, |f| f.offset);
+    let mut out = Vec::new();
+    each(rt, heap, |r| {
+        let Some((id, _)) = heap.find(r.span.start.offset(r.offset)) else { return };
+        if is(&r, Constant::KindSpecialFinalizer) {
+            out.push((id, Attached::Finalizer(rt.target.read_ptr(r.word(func)).unwrap_or_default())));
+        } else if is(&r, Constant::KindSpecialCleanup) {
+            out.push((id, Attached::Cleanup));
+        } else if is(&r, Constant::KindSpecialWeakHandle) {
+            out.push((id, Attached::WeakHandle));
+        }
+    });
+    out.sort_unstable();
+    out.dedup();
     out
 }
 
