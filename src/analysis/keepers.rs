@@ -57,10 +57,15 @@ impl<'p, 'a> Keepers<'p, 'a> {
             RootKind::Data | RootKind::Bss => self.places.global(root.at),
             RootKind::Stack | RootKind::Conservative | RootKind::Goroutine => {
                 let at = built.goroutines.binary_search_by_key(&root.goid, |g| g.goid).ok();
-                let frames = at.and_then(|i| built.stacks.get(i)?.frames.get(root.frame as usize..)).unwrap_or_default();
+                let frames =
+                    at.and_then(|i| built.stacks.get(i)?.frames.get(root.frame as usize..)).unwrap_or_default();
                 let name = |f: &Frame| self.places.rt.image.pclntab.find(f.pc).map(|f| f.name());
                 // What the runtime does for a function is the function's.
-                let function = frames.iter().take(16).filter_map(name).find(|n| !n.starts_with("runtime."));
+                let function = frames
+                    .iter()
+                    .take(16)
+                    .filter_map(name)
+                    .find(|n| !n.starts_with("runtime.") && !n.contains(".runtime_"));
                 Some(match function.filter(|_| root.kind == RootKind::Stack) {
                     Some(name) => format!("the stack of goroutine {} ({name})", root.goid),
                     None => format!("goroutine {}", root.goid),

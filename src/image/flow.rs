@@ -48,10 +48,9 @@ fn amd64(code: &[u8], base: Addr) -> Vec<Step> {
             FlowControl::Call if i.is_call_near() => Flow::Call(to),
             FlowControl::UnconditionalBranch => Flow::Jump(to),
             FlowControl::ConditionalBranch => Flow::Branch(to),
-            FlowControl::Return
-            | FlowControl::Exception
-            | FlowControl::Interrupt
-            | FlowControl::IndirectBranch => Flow::End,
+            FlowControl::Return | FlowControl::Exception | FlowControl::Interrupt | FlowControl::IndirectBranch => {
+                Flow::End
+            }
             _ => Flow::Next,
         };
         out.push(Step { pc: Addr(i.ip()), next: Addr(i.next_ip()), flow });

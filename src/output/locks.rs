@@ -43,11 +43,13 @@ pub fn said(s: &State) -> String {
         ],
         State::RwMutex { readers, writer, readers_awaited } => vec![
             Some(if writer { "a writer has it or waits" } else { "no writer" }.to_owned()),
-            Some(format!("{readers} readers in it or waiting")),
+            Some(format!("{} in it or waiting", plural(readers as usize, "reader", "readers"))),
             (readers_awaited > 0).then(|| format!("the writer waits for {readers_awaited} of them")),
         ],
         State::WaitGroup { counter, waiters } => {
-            vec![Some(format!("{counter} calls of Done missing")), Some(format!("{waiters} waiting"))]
+            let missing =
+                if counter == 1 { "1 call of Done is".into() } else { format!("{counter} calls of Done are") };
+            vec![Some(format!("{missing} missing")), Some(format!("{waiters} waiting"))]
         }
         State::Channel { buffered, capacity, closed } => {
             vec![Some(format!("{buffered} of {capacity} buffered")), yes(closed, "closed")]
@@ -223,7 +225,12 @@ fn deadlocks(out: &mut dyn Write, r: &Locks, limit: usize) -> io::Result<()> {
         if alike.len() > 1 {
             let others: Vec<String> = alike[1..].iter().take(4).map(|c| ids(c, " -> ")).collect();
             let dots = if alike.len() > 5 { "; ..." } else { "" };
-            writeln!(out, "  and {} more like this: {}{dots}", units::count(alike.len() as u64 - 1), others.join("; "))?;
+            writeln!(
+                out,
+                "  and {} more like this: {}{dots}",
+                units::count(alike.len() as u64 - 1),
+                others.join("; ")
+            )?;
         }
     }
     rest(out, all.len(), limit, " kinds of deadlocks")
@@ -348,7 +355,14 @@ fn idle(out: &mut dyn Write, groups: &[LeakGroup], limit: usize) -> io::Result<(
     }
     for g in groups.iter().take(limit) {
         let for_what = if g.waits_for.is_empty() { String::new() } else { format!(" for {}", g.waits_for) };
-        writeln!(out, "  {} x [{}]{for_what} in {}: goroutine {}", units::count(g.count), g.kind.text(), at(g), ids(&g.goids, ", "))?;
+        writeln!(
+            out,
+            "  {} x [{}]{for_what} in {}: goroutine {}",
+            units::count(g.count),
+            g.kind.text(),
+            at(g),
+            ids(&g.goids, ", ")
+        )?;
     }
     rest(out, groups.len(), limit, " groups")
 }

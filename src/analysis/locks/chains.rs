@@ -138,8 +138,7 @@ impl Waiting {
     pub fn words(&self) -> String {
         let said = self.doing.words();
         let verb = |c: &WaitCase| if c.send { "send to" } else { "receive from" };
-        let cases: Vec<String> =
-            self.cases.iter().map(|c| format!("{} {}", verb(c), c.named.words(c.chan))).collect();
+        let cases: Vec<String> = self.cases.iter().map(|c| format!("{} {}", verb(c), c.named.words(c.chan))).collect();
         let what = match (self.cases.is_empty(), self.addr) {
             (false, _) => cases.join(" or "),
             (true, Some(a)) => format!("{} {}", self.kind.text(), self.named.words(a)),

@@ -314,8 +314,8 @@ pub fn run(args: &GoroutinesArgs) -> Result<(), Failure> {
         let most = if limit == 0 { usize::MAX } else { limit };
         let mut descriptors = s.rt.target.pid.filter(|_| live).map(Descriptors::new);
         let parts = scene.as_ref().and_then(|(heap, typed)| Some((heap, typed.as_ref()?)));
-        let places = parts
-            .map(|(heap, typed)| Places::new(&s.rt, heap, &built, typed, locks::objects_to_name(heap, &waits)));
+        let places =
+            parts.map(|(heap, typed)| Places::new(&s.rt, heap, &built, typed, locks::objects_to_name(heap, &waits)));
         let keepers = places.as_ref().map(|p| Keepers::of(p, &waits));
         let one = |&i: &usize| {
             let name = |addr| {
