@@ -61,7 +61,7 @@ fn sums_agree() {
         let pid = fixture.pid();
         let Some(top) = answer(&["top", &pid, "--limit", "0"]) else { return };
         let live = &top["result"]["live"];
-        for by in ["package", "module", "sizeclass", "root"] {
+        for by in ["package", "module", "sizeclass", "spanclass", "root", "global", "goroutine", "frame"] {
             let rows = answer(&["top", &pid, "--limit", "0", "--by", by]).expect("answered before");
             let rows = &rows["result"]["rows"];
             assert_eq!(sum(rows, "bytes"), live["bytes"].as_u64().expect("bytes"), "{release} by {by}");
@@ -77,6 +77,40 @@ fn sums_agree() {
         let names: Vec<&str> =
             packages["result"]["rows"].as_array().expect("rows").iter().filter_map(|r| r["name"].as_str()).collect();
         assert!(names.contains(&"main"), "{release}: {names:?}");
+    }
+}
+
+/// 800 goroutines, each with a buffer of its own in its only frame: the fixture says how many bytes.
+#[test]
+fn what_goroutines_frames_and_classes_retain() {
+    for (release, variant) in [("1.19", "stripped"), ("1.23", "dwarf"), ("1.27", "stripped")] {
+        let Some(fixture) = Fixture::start(release, variant, "leaks", &["goroutine-pile-up"]) else { continue };
+        let pid = fixture.pid();
+        let truth = &fixture.ready["truth"]["leaks"][0];
+        let figure = |name: &str| truth[name].as_u64().expect(name);
+        let (planted, bytes) = (figure("objects"), figure("bytes"));
+        let rows = |args: &[&str]| {
+            let all = answer(&[&["top", &pid, "--limit", "0"], args].concat())?;
+            Some(all["result"]["rows"].as_array().expect("rows").clone())
+        };
+        let Some(goroutines) = rows(&["--by", "goroutine"]) else { return };
+        let waiting: Vec<&Value> =
+            goroutines.iter().filter(|r| r["name"].as_str().is_some_and(|n| n.ends_with("(main.consume)"))).collect();
+        assert_eq!(waiting.len() as u64, planted, "{release} {variant}");
+        // Beside its buffer each keeps its channel, its own record and its place in the queue.
+        for g in waiting {
+            let kept = g["retained_bytes"].as_u64().expect("bytes");
+            assert!((bytes / planted..bytes / planted + 1024).contains(&kept), "{release} {variant}: {g}");
+        }
+        let frames = rows(&["--by", "frame"]).expect("answered before");
+        let frame = frames.iter().find(|r| r["name"] == "frame main.consume").expect("its frames");
+        assert_eq!((&frame["bytes"], &frame["objects"]), (&bytes.into(), &planted.into()), "{release} {variant}");
+        let classes = rows(&["--by", "spanclass", "--retained"]).expect("answered before");
+        let size = format!("{} bytes, without pointers", bytes / planted);
+        let class = classes.iter().find(|r| r["name"] == size.as_str()).expect("their class");
+        // Pointer-free objects retain themselves.
+        assert_eq!(class["retained_bytes"], class["bytes"], "{release} {variant}");
+        assert!(class["bytes"].as_u64() >= Some(bytes), "{release} {variant}: {class}");
     }
 }
 

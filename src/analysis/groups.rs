@@ -1,4 +1,4 @@
-//! The live heap by package, module, size class, root, or by what each type retains.
+//! The live heap by package, module, size class or holder, and what each group retains.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use super::{
     locals::LocalHolders,
 };
 use crate::{
-    base::{KnownBy, ObjectId},
+    base::{Goid, KnownBy, ObjectId},
     graph::{Graph, build::Built, typing::Typed},
     image::buildinfo::BuildInfo,
     runtime::{
@@ -30,12 +30,26 @@ pub enum By {
     Package,
     /// Go module of that package, from the build info.
     Module,
-    /// Slot size of the allocator.
+    /// Slot size of the allocator, with or without pointers: the runtime's span classes.
+    #[value(alias = "spanclass")]
     Sizeclass,
     /// Global variable or goroutines without which the bytes would be freed.
     Root,
+    /// The same of global variables only.
+    Global,
+    /// The same of each single goroutine.
+    Goroutine,
+    /// The same of all frames of a function, whatever goroutines they are of.
+    Frame,
     /// Types by what they retain, not by what they are.
     Retained,
+}
+
+impl By {
+    /// Are the rows holders, with what would be freed without them?
+    pub fn is_holder(self) -> bool {
+        matches!(self, By::Root | By::Global | By::Goroutine | By::Frame)
+    }
 }
 
 const LEVELS: [KnownBy; 4] = [KnownBy::Exact, KnownBy::Propagated, KnownBy::Guessed, KnownBy::Unknown];
@@ -102,7 +116,7 @@ fn module(info: Option<&BuildInfo>, package: &str) -> String {
     }
 }
 
-/// The live heap in groups. `dom` where bytes retained are asked for (`By::Retained`). Cost: one pass over the slots.
+/// The live heap in groups of objects. `dom` where bytes retained are asked for. Cost: one pass over the slots.
 pub fn live_by(rt: &Runtime, heap: &Heap, graph: &Graph, typed: &Typed, by: By, dom: Option<&Dominators>) -> Histogram {
     let info = rt.image.build_info.as_ref();
     let groups = match by {
@@ -130,14 +144,12 @@ pub fn live_by(rt: &Runtime, heap: &Heap, graph: &Graph, typed: &Typed, by: By, 
             });
         }
         count(heap, graph, typed, names.len(), |s, _| index[&key(s)], &mut totals);
-    } else {
-        let of = |ty: TypeId| groups.of_type.get(ty.index()).copied().unwrap_or_default();
-        count(heap, graph, typed, names.len(), |_, ty| of(ty), &mut totals);
+        let retained = dom.map(|dom| retained_by(dom, names.len(), |id| index[&key(heap.span_of(id))]));
+        return finish(names, &totals, retained);
     }
-    let retained = dom.map(|dom| {
-        let of = |id: ObjectId| groups.of_type.get(typed.typing.type_of(id).index()).copied().unwrap_or_default();
-        retained_by(dom, names.len(), of)
-    });
+    let of = |ty: TypeId| groups.of_type.get(ty.index()).copied().unwrap_or_default();
+    count(heap, graph, typed, names.len(), |_, ty| of(ty), &mut totals);
+    let retained = dom.map(|dom| retained_by(dom, names.len(), |id| of(typed.typing.type_of(id))));
     finish(names, &totals, retained)
 }
 
@@ -235,45 +247,72 @@ fn sort(rows: &mut [Row]) {
     rows.sort_by(|a, b| weight(b).cmp(&weight(a)).then_with(|| a.name.cmp(&b.name)));
 }
 
-/// The live heap by who holds it: a row for each global variable and each kind of goroutine, with what only they hold;
-/// the rest, held by several, is a row of its own. The sum of all rows is the live heap.
-pub fn live_by_root(rt: &Runtime, built: &Built, typed: &Typed, holders: &Holders, dom: &Dominators) -> Histogram {
+/// The live heap by who holds it: a row for each holder that `by` asks for, with what only it holds; what others hold, or several
+/// together, is a row of its own. The sum of all rows is the live heap. `holders`: by frame for `By::Frame`.
+pub fn live_by_holder(
+    rt: &Runtime,
+    built: &Built,
+    typed: &Typed,
+    (holders, dom): (&Holders, &Dominators),
+    by: By,
+) -> Histogram {
     let locals = LocalHolders::of(built, typed);
+    let wanted = |kind: HolderKind| match by {
+        By::Global => kind == HolderKind::Global,
+        By::Goroutine => kind == HolderKind::Goroutine,
+        By::Frame => kind == HolderKind::Frames,
+        _ => true,
+    };
+    let kind = |h: u32| holders.list.get(h as usize).map_or(HolderKind::Runtime, |h| h.kind);
     let mut rows = Vec::new();
-    let mut shared = Totals::default();
-    for n in dom.children(dom.root()) {
-        let (objects, bytes) = (dom.retained_objects(n), dom.retained(n));
+    let (mut shared, mut others) = (Totals::default(), Totals::default());
+    // A goroutine lies below the group of those that run the same function.
+    let mut open: Vec<Node> = dom.children(dom.root()).collect();
+    while let Some(n) = open.pop() {
+        let all = Totals { objects: dom.retained_objects(n), bytes: dom.retained(n) };
         match dom.vertex(n) {
-            Vertex::Holder(h) if objects > 0 => rows.push(Row {
-                name: holders.name(rt, built, h),
-                objects,
-                bytes,
+            Vertex::Holder(_) if all.objects == 0 => {}
+            Vertex::Holder(h) if wanted(kind(h)) => rows.push(Row {
+                name: match kind(h) {
+                    HolderKind::Goroutine => one_goroutine(built, holders, holders.list[h as usize].goid),
+                    _ => holders.name(rt, built, h),
+                },
+                objects: all.objects,
+                bytes: all.bytes,
                 known_by: KnownBy::Exact,
-                retained_bytes: Some(bytes),
-                local: match holders.list[h as usize].kind {
+                retained_bytes: Some(all.bytes),
+                local: match kind(h) {
                     HolderKind::Goroutines => locals.heaviest(dom, n).map(|(name, bytes)| LocalShare { name, bytes }),
                     _ => None,
                 },
             }),
-            Vertex::Object(_) => shared.join(&Totals { objects, bytes }),
+            Vertex::Holder(h) if by == By::Goroutine && kind(h) == HolderKind::Goroutines => {
+                open.extend(dom.children(n))
+            }
+            Vertex::Holder(_) => others.join(&all),
+            Vertex::Object(_) => shared.join(&all),
             _ => {}
         }
     }
-    let mut live = shared.clone();
+    let mut live = Totals::default();
     rows.iter().for_each(|r| live.join(&Totals { objects: r.objects, bytes: r.bytes }));
-    if shared.objects > 0 {
-        rows.push(Row {
-            name: "(held by more than one of these)".into(),
-            objects: shared.objects,
-            bytes: shared.bytes,
-            known_by: KnownBy::Exact,
-            retained_bytes: Some(shared.bytes),
-            local: None,
-        });
+    for (rest, name) in [(shared, "(held by several together)"), (others, "(held by others)")] {
+        live.join(&rest);
+        if rest.objects > 0 {
+            let (name, retained_bytes) = (name.to_owned(), Some(rest.bytes));
+            let (objects, bytes) = (rest.objects, rest.bytes);
+            rows.push(Row { name, objects, bytes, known_by: KnownBy::Exact, retained_bytes, local: None });
+        }
     }
     sort(&mut rows);
     let coverage = Coverage { exact_bytes: live.bytes, ..Coverage::default() };
     Histogram { live, coverage, rows }
+}
+
+/// `goroutine 17 (main.consume)`.
+fn one_goroutine(built: &Built, holders: &Holders, goid: Goid) -> String {
+    let runs = built.goroutines.binary_search_by_key(&goid, |g| g.goid).map_or("?", |i| holders.function_of(i));
+    format!("goroutine {goid} ({runs})")
 }
 
 #[cfg(test)]

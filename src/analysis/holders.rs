@@ -10,7 +10,7 @@ use super::dominators::HolderTree;
 use crate::{
     base::{Addr, Bitmap, Goid},
     graph::{Root, RootKind, build::Built, typing::Typed},
-    image::FuncId,
+    image::{Func, FuncId},
     runtime::{Runtime, heap::Heap, layout::Global, stack::Stack},
 };
 
@@ -21,6 +21,8 @@ pub enum HolderKind {
     /// All goroutines that run one function.
     Goroutines,
     Goroutine,
+    /// All frames of one function, whatever goroutines they are of (`Holders::by_frame`).
+    Frames,
     Finalizer,
     Cleanup,
     /// Queues, caches and special records of the runtime.
@@ -31,7 +33,7 @@ pub enum HolderKind {
 #[derive(Clone, Copy, Debug)]
 pub struct Holder {
     pub kind: HolderKind,
-    /// Globals: where the variable begins, as far as that is known.
+    /// Globals: where the variable begins, as far as that is known; frames: the function's entry.
     pub addr: Addr,
     pub goid: Goid,
 }
@@ -74,6 +76,16 @@ pub fn hand_over_records(heap: &Heap, built: &mut Built) {
 impl Holders {
     /// One pass over the roots; a search by address for each root in a global.
     pub fn of(rt: &Runtime, built: &Built) -> Holders {
+        Holders::gather(rt, built, false)
+    }
+
+    /// The same, but what lies on stacks is held by the functions whose frames it lies in (an inlined call has no frame of its
+    /// own), and not by goroutines; their records count as the runtime's.
+    pub fn by_frame(rt: &Runtime, built: &Built) -> Holders {
+        Holders::gather(rt, built, true)
+    }
+
+    fn gather(rt: &Runtime, built: &Built, frames: bool) -> Holders {
         let mut h = Holders { list: vec![], tree: HolderTree::default(), runs: vec![], functions: vec![] };
         let mut index: HashMap<(HolderKind, u64), u32> = HashMap::new();
         h.find_functions(rt, built);
@@ -83,6 +95,13 @@ impl Holders {
                 RootKind::Data | RootKind::Bss => {
                     let (_, addr) = place(rt, built, root.at);
                     h.intern(&mut index, HolderKind::Global, addr, Goid(0), None)
+                }
+                RootKind::Stack | RootKind::Conservative | RootKind::Goroutine if frames => {
+                    let function = function_of(rt, built, root).filter(|_| root.kind != RootKind::Goroutine);
+                    match function.map(|f| f.entry()) {
+                        Some(entry) => h.intern(&mut index, HolderKind::Frames, entry, Goid(0), None),
+                        None => h.intern(&mut index, HolderKind::Runtime, Addr::NULL, Goid(0), None),
+                    }
                 }
                 RootKind::Stack | RootKind::Conservative | RootKind::Goroutine => {
                     let start = Addr(run_of.get(&root.goid).copied().unwrap_or_default().into());
@@ -160,6 +179,7 @@ impl Holders {
                 format!("goroutine {}", self.functions.get(h.addr.0 as usize).map_or("?", String::as_str))
             }
             HolderKind::Goroutine => format!("goroutine {}", h.goid),
+            HolderKind::Frames => format!("frame {}", rt.image.pclntab.find(h.addr).map_or("?", |f| f.name())),
             HolderKind::Finalizer => "finalizer".into(),
             HolderKind::Cleanup => "cleanup".into(),
             HolderKind::Runtime => "runtime".into(),
@@ -287,7 +307,11 @@ pub fn frame_of<'r>(rt: &'r Runtime, built: &Built, root: &Root) -> Option<(u32,
     if !matches!(root.kind, RootKind::Stack | RootKind::Conservative) {
         return None;
     }
-    let i = built.goroutines.iter().position(|g| g.goid == root.goid)?;
-    let frame = built.stacks.get(i)?.frames.get(root.frame as usize)?;
-    Some((root.frame, rt.image.pclntab.find(frame.pc)?.name()))
+    Some((root.frame, function_of(rt, built, root)?.name()))
+}
+
+/// The function whose frame a root on a stack lies in.
+fn function_of<'r>(rt: &'r Runtime, built: &Built, root: &Root) -> Option<Func<'r>> {
+    let i = built.goroutines.binary_search_by_key(&root.goid, |g| g.goid).ok()?;
+    rt.image.pclntab.find(built.stacks.get(i)?.frames.get(root.frame as usize)?.pc)
 }

@@ -333,9 +333,15 @@ impl Session {
     /// Who holds what: holders of the roots and the dominator tree over them.
     pub fn dominators(&mut self, scene: &Scene) -> Result<(Holders, Dominators), Failure> {
         let holders = self.stage("holders", |rt| Holders::of(rt, &scene.built));
+        let dom = self.dominators_over(scene, &holders)?;
+        Ok((holders, dom))
+    }
+
+    /// The dominator tree over holders of one's own choice.
+    pub fn dominators_over(&mut self, scene: &Scene, holders: &Holders) -> Result<Dominators, Failure> {
         let size = |o| scene.heap.extent(o).1;
         let dom = self.stage("dominators", |_| Dominators::compute(&scene.built.graph, &holders.tree, size));
-        Ok((holders, dom.map_err(|e| Failure::new(e.to_string(), None))?))
+        dom.map_err(|e| Failure::new(e.to_string(), None))
     }
 
     pub fn envelope<R>(mut self, command: &'static str, result: R) -> Envelope<R> {

@@ -31,11 +31,14 @@ fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
     t
 }
 
-pub fn top(out: &mut dyn Write, h: &Histogram, by: By, limit: usize) -> io::Result<()> {
+pub fn top(out: &mut dyn Write, h: &Histogram, by: By, retained: bool, limit: usize) -> io::Result<()> {
     let (c, live) = (&h.coverage, h.live.bytes);
     write!(out, "{} alive in {} objects.", units::bytes(live), units::count(h.live.objects))?;
     match by {
         By::Root => write!(out, " What would be freed without each root:")?,
+        By::Global => write!(out, " What would be freed without each global variable:")?,
+        By::Goroutine => write!(out, " What would be freed without each goroutine:")?,
+        By::Frame => write!(out, " What would be freed without the frames of each function:")?,
         By::Sizeclass => {}
         _ => write!(
             out,
@@ -52,8 +55,11 @@ pub fn top(out: &mut dyn Write, h: &Histogram, by: By, limit: usize) -> io::Resu
         By::Module => "module",
         By::Sizeclass => "slot",
         By::Root => "root",
+        By::Global => "global variable",
+        By::Goroutine => "goroutine",
+        By::Frame => "frames of",
     };
-    let (retained, known) = (by == By::Retained, !matches!(by, By::Root | By::Sizeclass));
+    let (retained, known) = (retained && !by.is_holder(), !by.is_holder() && by != By::Sizeclass);
     let mut head = vec!["bytes", "share", "objects"];
     let shown = if limit == 0 { h.rows.len() } else { limit };
     let rows = h.rows.iter().take(shown).map(|r| {

@@ -85,7 +85,7 @@ pub fn find(case: &Case, limits: Thresholds) -> Vec<Pile> {
                         }
                     }
                     HolderKind::Global => descend(case, Some(h), child, threshold, &mut out),
-                    HolderKind::Runtime | HolderKind::Goroutine => {}
+                    HolderKind::Runtime | HolderKind::Goroutine | HolderKind::Frames => {}
                 }
             }
             Vertex::Object(id) => {
