@@ -285,6 +285,144 @@ func chainedLeak(healthy bool) int {
 	return 2
 }
 
+// doubleSend: the first result is taken, the one that a missing return lets through is not.
+func doubleSend(healthy bool) int {
+	c := make(chan error)
+	go func() {
+		c <- errors.New("failed")
+		id := enter(healthy, "double-send", fixture.Send)
+		c <- nil
+		leave(id)
+	}()
+	<-c
+	onRelease(healthy, func() { <-c })
+	return 1
+}
+
+// nCast: several are asked, the first answer is taken.
+func nCast(healthy bool) int {
+	const asked = 4
+	answers, first := make(chan int), make(chan struct{})
+	for i := 0; i < asked; i++ {
+		go func(i int) {
+			if i == 0 {
+				answers <- i
+				return
+			}
+			// So that it is known which of them are left over.
+			<-first
+			id := enter(healthy, "n-cast", fixture.Send)
+			answers <- i
+			leave(id)
+		}(i)
+	}
+	<-answers
+	close(first)
+	onRelease(healthy, func() {
+		for i := 1; i < asked; i++ {
+			<-answers
+		}
+	})
+	return asked - 1
+}
+
+// service must be stopped by whoever started it.
+type service struct {
+	events chan string
+	stop   chan struct{}
+}
+
+func (s *service) start(healthy bool) {
+	go func() {
+		id := enter(healthy, "never-stopped", fixture.Select)
+		for {
+			select {
+			case <-s.events:
+			case <-s.stop:
+				leave(id)
+				return
+			}
+		}
+	}()
+}
+
+func neverStopped(healthy bool) int {
+	s := &service{events: make(chan string, 2), stop: make(chan struct{})}
+	s.start(healthy)
+	onRelease(healthy, func() { close(s.stop) })
+	return 1
+}
+
+// forgottenUnlock: whoever locked has returned through an error without an Unlock.
+func forgottenUnlock(healthy bool) int {
+	g := new(guarded)
+	locked := make(chan struct{})
+	go func() {
+		if failing(g) != nil {
+			close(locked)
+			return
+		}
+		g.mu.Unlock()
+	}()
+	<-locked
+	for i := 0; i < 2; i++ {
+		go func() {
+			id := enter(healthy, "forgotten-unlock", fixture.Mutex)
+			g.mu.Lock()
+			g.mu.Unlock()
+			leave(id)
+		}()
+	}
+	onRelease(healthy, g.mu.Unlock)
+	return 2
+}
+
+//go:noinline
+func failing(g *guarded) error {
+	g.mu.Lock()
+	return errors.New("failed")
+}
+
+// readerNeverLeft: a writer waits for a reader that has gone.
+func readerNeverLeft(healthy bool) int {
+	rw := new(sync.RWMutex)
+	rw.RLock()
+	go func() {
+		id := enter(healthy, "reader-never-left", fixture.RWWrite)
+		rw.Lock()
+		rw.Unlock()
+		leave(id)
+	}()
+	onRelease(healthy, rw.RUnlock)
+	return 1
+}
+
+// groupOfSenders: Wait before the results are taken, so that nobody comes to Done, nor to the results.
+func groupOfSenders(healthy bool) int {
+	results, wg := make(chan int), new(sync.WaitGroup)
+	for i := 0; i < 2; i++ {
+		wg.Add(1)
+		go func(i int) {
+			defer wg.Done()
+			id := enter(healthy, "group-of-senders", fixture.Send)
+			results <- i
+			leave(id)
+		}(i)
+	}
+	go func() {
+		id := enter(healthy, "group-of-senders", fixture.WaitGroup)
+		wg.Wait()
+		for i := 0; i < 2; i++ {
+			<-results
+		}
+		leave(id)
+	}()
+	onRelease(healthy, func() {
+		go func() { <-results; <-results; results <- 0; results <- 0 }()
+	})
+	return 3
+}
+
 // globalChannel blocks on a channel that a global still holds though no code uses it any more: this cannot
 // be proven from reachability, only suspected.
 func globalChannel(healthy bool) int {
@@ -320,6 +458,12 @@ var patterns = []pattern{
 	{"lost-writer", lostWriter, true},
 	{"deadlocked-pair", deadlockedPair, true},
 	{"chained-leak", chainedLeak, true},
+	{"double-send", doubleSend, true},
+	{"n-cast", nCast, true},
+	{"never-stopped", neverStopped, true},
+	{"forgotten-unlock", forgottenUnlock, true},
+	{"reader-never-left", readerNeverLeft, true},
+	{"group-of-senders", groupOfSenders, true},
 	{"global-channel", globalChannel, false},
 }
 

@@ -7,6 +7,7 @@ pub mod goroutines;
 pub mod groups;
 pub mod histogram;
 pub mod holders;
+pub mod keepers;
 pub mod leaks;
 pub mod ledger;
 pub mod liveness;

@@ -80,6 +80,18 @@ impl BreadthFirst {
         self.by.get(id.index()).is_some_and(|&b| b != UNSEEN)
     }
 
+    /// Index of the root from which `id` was first met; `None` if it was not.
+    pub fn root(&self, graph: &Graph, id: ObjectId) -> Option<usize> {
+        let mut at = id;
+        loop {
+            match *self.by.get(at.index())? {
+                UNSEEN => return None,
+                by if by & ROOT != 0 => return Some((by & !ROOT) as usize),
+                edge => at = graph.source_of(edge as usize),
+            }
+        }
+    }
+
     /// The path by which `id` was first met; `None` if it was not.
     pub fn path(&self, graph: &Graph, id: ObjectId) -> Option<Path> {
         let mut hops = Vec::new();

@@ -88,6 +88,10 @@ impl<'a> Places<'a> {
     pub fn global(&self, addr: Addr) -> Option<String> {
         let rt = self.rt;
         rt.image.modules.iter().find(|m| m.is_global(addr))?;
+        // Static data without a name: the variable that points to it, as `var x = &T{...}` does.
+        const NEAR: u64 = 1 << 12;
+        let links = &self.built.global_links;
+        let link = links[..links.partition_point(|l| l.0 <= addr)].last().filter(|l| addr.0 - l.0.0 < NEAR);
         // Symbols know sizes, DWARF does not.
         if let Some(symbols) = &rt.image.symbols {
             let named = |at: Addr| symbols.at(at).filter(|(s, _)| s.data && !SEGMENTS.contains(&s.name));
@@ -98,10 +102,6 @@ impl<'a> Places<'a> {
                     format!("global {}+{off}", symbol.name)
                 });
             }
-            // Static data without a name: the variable that points to it, as `var x = &T{...}` does.
-            const NEAR: u64 = 1 << 12;
-            let links = &self.built.global_links;
-            let link = links[..links.partition_point(|l| l.0 <= addr)].last().filter(|l| addr.0 - l.0.0 < NEAR);
             if let Some((link, (symbol, _))) = link.and_then(|l| Some((l, named(l.1)?))) {
                 // Further on there may be another variable of its own.
                 return Some(match addr.0 - link.0.0 {
@@ -116,10 +116,16 @@ impl<'a> Places<'a> {
             0 => format!("global {}", vars[i].name),
             off => format!("global {}+{off}", vars[i].name),
         });
+        let by_code = |at: Addr| {
+            let name = rt.image.name_global(at)?;
+            Some(if name.starts_with("global ") { name } else { format!("global {name}") })
+        };
         named
             .or_else(|| {
-                let name = rt.image.name_global(addr)?;
-                Some(if name.starts_with("global ") { name } else { format!("global {name}") })
+                let name = by_code(addr)?;
+                // Code that refers to something before it says less than the variable that points to it.
+                let pointed = link.filter(|l| l.0 == addr && name.contains("(+")).and_then(|l| by_code(l.1));
+                Some(pointed.map_or(name, |p| format!("static data that {p} points to")))
             })
             .or_else(|| Some(format!("global at {addr}")))
     }

@@ -15,6 +15,7 @@ pub mod codetypes;
 pub mod disasm;
 pub mod dwarf;
 pub mod elf;
+pub mod flow;
 mod functions;
 pub mod moduledata;
 mod open;

@@ -7,7 +7,10 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 
 use crate::{
     base::Addr,
-    image::{Func, Image},
+    image::{
+        Func, Image,
+        flow::{Flow, Step},
+    },
 };
 
 /// What is taken or let go of; counted apart.
@@ -260,7 +263,8 @@ impl<'i> Code<'i> {
 
     /// Functions that `f` calls directly.
     pub fn callees(&self, f: &Func<'i>) -> Vec<Addr> {
-        self.body(f).filter(|i| i.is_call_near()).map(|i| Addr(i.near_branch_target())).collect()
+        let to = |s: &Step| if let Flow::Call(to) = s.flow { Some(to) } else { None };
+        self.image.flow(f).iter().filter_map(to).collect()
     }
 
     /// Is it a small helper that lets go of something, itself or through another such helper, or may do so through a function
@@ -383,29 +387,22 @@ impl<'i> Code<'i> {
             return known;
         }
         let found = self.function(Addr(pc.0.saturating_sub(1))).is_some_and(|f| {
-            let body: Vec<Instruction> =
-                if f.name().starts_with("runtime.") { Vec::new() } else { self.body(&f).collect() };
-            let at = |to: u64| body.binary_search_by_key(&to, |i| i.ip()).ok();
+            let body = if f.name().starts_with("runtime.") { Vec::new() } else { self.image.flow(&f) };
+            let at = |to: Addr| body.binary_search_by_key(&to, |s| s.pc).ok();
             let mut seen = vec![false; body.len()];
-            let mut todo: Vec<usize> = at(pc.0).into_iter().collect();
+            let mut todo: Vec<usize> = at(pc).into_iter().collect();
             while let Some(n) = todo.pop() {
                 if std::mem::replace(&mut seen[n], true) {
                     continue;
                 }
-                let i = &body[n];
-                if i.is_call_near() && matches!(self.api_at(Addr(i.near_branch_target())), Some(Api::Ends)) {
-                    continue;
-                }
-                let (jump, next) = match i.flow_control() {
-                    FlowControl::UnconditionalBranch => (at(i.near_branch_target()), None),
-                    FlowControl::ConditionalBranch => (at(i.near_branch_target()), Some(n + 1)),
-                    FlowControl::Return
-                    | FlowControl::Exception
-                    | FlowControl::Interrupt
-                    | FlowControl::IndirectBranch => (None, None),
-                    _ => (None, Some(n + 1)),
+                let (jump, next) = match body[n].flow {
+                    Flow::Call(to) if matches!(self.api_at(to), Some(Api::Ends)) => continue,
+                    Flow::Jump(to) => (at(to), None),
+                    Flow::Branch(to) => (at(to), Some(n + 1)),
+                    Flow::End => (None, None),
+                    Flow::Next | Flow::Call(_) => (None, Some(n + 1)),
                 };
-                if i.next_ip() == pc.0 {
+                if body[n].next == pc {
                     return true;
                 }
                 todo.extend(jump.into_iter().chain(next).filter(|&t| t < body.len()));

@@ -17,7 +17,7 @@ use crate::{
             waits::{Wait, WaitKind},
         },
     },
-    target::Arch,
+    target::{Arch, TargetKind},
 };
 
 /// What one goroutine does.
@@ -34,8 +34,11 @@ pub struct Doing {
     pub descriptor_is: Option<String>,
     /// Name or number, and arguments.
     pub syscall: Option<String>,
-    /// Seconds until it wakes by itself.
+    /// Seconds until it wakes by itself from a sleep.
     pub sleeps_s: Option<f64>,
+    /// The timer or ticker whose channel it waits for, maybe among others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timer: Option<Timer>,
     /// What it does to the descriptor, where its frames say it: read, write, accept, connect.
     pub operation: Option<&'static str>,
     /// The other end of the socket; of one that listens its own address.
@@ -44,12 +47,36 @@ pub struct Doing {
     pub frame: Option<StackFrame>,
 }
 
+/// When the timer of a channel fires.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Timer {
+    /// Seconds from the look on, 0 for one that is late; absent where the time of the look is not known (cores).
+    pub due_s: Option<f64>,
+    /// Of a ticker, seconds from one tick to the next.
+    pub period_s: Option<f64>,
+}
+
+impl Timer {
+    /// `its timer fires in 10.0 min`, `its ticker (every 1.00 s) ticks in 300 ms`.
+    fn words(&self) -> String {
+        let time = |s: f64| crate::base::units::duration_ns((s * 1e9) as u64);
+        let (who, does) = match self.period_s {
+            Some(p) => (format!("its ticker (every {})", time(p)), "ticks"),
+            None => ("its timer".to_owned(), "fires"),
+        };
+        self.due_s.map_or(format!("{who} will wake it"), |s| format!("{who} {does} in {}", time(s)))
+    }
+}
+
 /// What one goroutine waits for, with all that is known of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Waiting {
     pub kind: WaitKind,
     /// The primitive; `None` where there is none, or it was not found.
     pub addr: Option<Addr>,
+    /// Where it lives, and what keeps that alive; of channels see `cases`.
+    #[serde(flatten)]
+    pub named: Named,
     /// Channels of its operation: of a select every case.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cases: Vec<WaitCase>,
@@ -61,9 +88,31 @@ pub struct Waiting {
 pub struct WaitCase {
     pub chan: Addr,
     pub send: bool,
+    #[serde(flatten)]
+    pub named: Named,
 }
 
-/// What goroutine `index` waits for; arguments as of `doing`.
+/// Where a primitive lives; empty where the heap was not read.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Named {
+    /// `main.Repo.mu`, `global main.jobs`.
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// As in `Primitive`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_by: Option<String>,
+}
+
+impl Named {
+    /// `main.Repo.mu (0xc000012345), kept by global main.repo`.
+    fn words(&self, addr: Addr) -> String {
+        let Some(place) = &self.place else { return addr.to_string() };
+        let kept = self.kept_by.as_ref().map_or(String::new(), |k| format!(", kept by {k}"));
+        format!("{place} ({addr}){kept}")
+    }
+}
+
+/// What goroutine `index` waits for; arguments as of `doing`. `name` says where a primitive lives.
 pub fn waiting(
     rt: &Runtime,
     built: &Built,
@@ -71,25 +120,28 @@ pub fn waiting(
     index: usize,
     descriptors: Option<&mut Descriptors>,
     now: Option<u64>,
+    name: impl Fn(Addr) -> Named,
 ) -> Waiting {
     let w = &waits[index];
+    let addr = Some(w.addr).filter(|a| !a.is_null());
     Waiting {
         kind: w.kind,
-        addr: Some(w.addr).filter(|a| !a.is_null()),
-        cases: w.cases.iter().map(|c| WaitCase { chan: c.chan, send: c.send }).collect(),
+        addr,
+        named: addr.filter(|_| !w.kind.is_channel()).map(&name).unwrap_or_default(),
+        cases: w.cases.iter().map(|c| WaitCase { chan: c.chan, send: c.send, named: name(c.chan) }).collect(),
         doing: doing(rt, built, waits, index, descriptors, now),
     }
 }
 
 impl Waiting {
-    /// `[select] receive 0xc000012345 or send 0xc000012346, in main.f (f.go:3)`.
+    /// `[select] receive from main.Pool.jobs (0xc000012345) or send to global main.done (0xc000012346), in main.f (f.go:3)`.
     pub fn words(&self) -> String {
         let said = self.doing.words();
-        let cases: Vec<String> =
-            self.cases.iter().map(|c| format!("{} {}", if c.send { "send" } else { "receive" }, c.chan)).collect();
+        let verb = |c: &WaitCase| if c.send { "send to" } else { "receive from" };
+        let cases: Vec<String> = self.cases.iter().map(|c| format!("{} {}", verb(c), c.named.words(c.chan))).collect();
         let what = match (self.cases.is_empty(), self.addr) {
             (false, _) => cases.join(" or "),
-            (true, Some(a)) => format!("{} {a}", self.kind.text()),
+            (true, Some(a)) => format!("{} {}", self.kind.text(), self.named.words(a)),
             _ => return said,
         };
         match said.split_once(']') {
@@ -125,7 +177,7 @@ pub struct Chain {
     pub waiters: u64,
 }
 
-const MAX_CHAINS: usize = 100;
+const MAX_CHAINS: usize = 1000;
 const MAX_CYCLES: usize = 1000;
 /// Steps of all chains together: beyond, further goroutines have no chain of their own.
 const MAX_STEPS: usize = 1 << 24;
@@ -282,7 +334,7 @@ pub fn library(function: &str) -> bool {
         .any(|p| function.starts_with(p))
 }
 
-/// What goroutine `index` does. `descriptors` is asked for a live process; `now` is its nanotime.
+/// What goroutine `index` does. `descriptors` is asked for a live process; `now` is its nanotime, or a time before.
 pub fn doing(
     rt: &Runtime,
     built: &Built,
@@ -297,6 +349,8 @@ pub fn doing(
     let call = (w.kind == WaitKind::Syscall).then(|| syscall(rt, index, built)).flatten();
     let descriptor = w.fd.or(call.as_ref().and_then(|c| c.1));
     let is = descriptor.and_then(|fd| descriptors?.describe(fd));
+    // Of a core `now` is a time before it: long enough for "at least", too long for what is still to come.
+    let to_come = now.filter(|_| rt.target.kind == TargetKind::Live);
     Doing {
         goid: g.goid,
         operation: descriptor.and_then(|_| frames.iter().find_map(|f| operation(&f.function))),
@@ -306,7 +360,14 @@ pub fn doing(
         descriptor,
         descriptor_is: is,
         syscall: call.map(|c| c.0),
-        sleeps_s: w.until.zip(now).and_then(|(t, now)| Some(t.checked_sub(now)? as f64 / 1e9)),
+        sleeps_s: w
+            .until
+            .zip(to_come.filter(|_| !w.kind.is_channel()))
+            .and_then(|(t, now)| Some(t.checked_sub(now)? as f64 / 1e9)),
+        timer: w.until.filter(|_| w.kind.is_channel()).map(|t| Timer {
+            due_s: to_come.map(|now| t.saturating_sub(now) as f64 / 1e9),
+            period_s: w.every.map(|p| p as f64 / 1e9),
+        }),
         frame,
     }
 }
@@ -330,6 +391,9 @@ impl Doing {
         }
         if let Some(s) = self.sleeps_s {
             out.push_str(&format!(", wakes in {}", time(s)));
+        }
+        if let Some(t) = &self.timer {
+            out.push_str(&format!(", {}", t.words()));
         }
         if let Some(f) = &self.frame {
             out.push_str(&format!(", in {} ({}:{})", f.function, f.file, f.line));
@@ -362,6 +426,11 @@ fn peer(is: &str) -> Option<String> {
 }
 
 impl Chain {
+    /// Does it end in a deadlock?
+    pub fn in_a_circle(&self) -> bool {
+        self.goids.split_last().is_some_and(|(last, before)| before.contains(last))
+    }
+
     /// `127 waits for 42 waits for 88, which sits in a read of 10.0.0.7:5432 for at least 14 min, inside main.(*Pool).get, Unlock is
     /// deferred`. Long chains are cut in the middle.
     pub fn sentence(&self) -> String {
@@ -372,8 +441,8 @@ impl Chain {
             names.splice(ENDS..names.len() - ENDS, [format!("... ({left_out} more)")]);
         }
         let way = names.join(" waits for ");
-        let Some((last, before)) = self.goids.split_last() else { return way };
-        if before.contains(last) {
+        let Some(last) = self.goids.last() else { return way };
+        if self.in_a_circle() {
             return format!("{way}: a deadlock");
         }
         let mut out = format!("{way}, which {}", self.last.sits());
@@ -418,6 +487,9 @@ impl Doing {
         }
         if let Some(s) = self.sleeps_s {
             out.push_str(&format!(", to wake in {}", time(s)));
+        }
+        if let Some(t) = &self.timer {
+            out.push_str(&format!(" ({})", t.words()));
         }
         out
     }

@@ -21,7 +21,6 @@ use crate::{
         layout::Global,
         sched::waits::{Wait, WaitKind},
     },
-    target::Arch,
 };
 
 /// Goroutines that are stuck for ever, or seem so, started at the same place and waiting alike.
@@ -102,9 +101,6 @@ fn touched(rt: &Runtime, built: &Built, waits: &[Wait]) -> Vec<Addr> {
     const DEPTH: u32 = 2;
     const MOST: usize = 20_000;
     let mut out = Vec::new();
-    if rt.target.arch != Arch::Amd64 {
-        return out;
-    }
     let code = Code::new(&rt.image, 0);
     let mut seen: HashSet<Addr> = HashSet::new();
     let mut todo: Vec<(Addr, u32)> = Vec::new();

@@ -33,6 +33,7 @@ use self::{
 };
 use super::{
     goroutines::{WaitsFor, waited},
+    keepers::Keepers,
     places::Places,
 };
 use crate::{
@@ -64,6 +65,9 @@ pub struct Primitive {
     pub addr: Addr,
     #[serde(rename = "where")]
     pub place: String,
+    /// What keeps the object alive that it lies in (`Places::kept_by`); absent for global variables, and where `place` says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept_by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<state::State>,
 }
@@ -194,7 +198,7 @@ fn candidates(
         return (out, counts, false);
     }
     if rt.target.arch != Arch::Amd64 {
-        rt.diag.note("lock holders are inferred from code on amd64 only", "this target is arm64");
+        rt.diag.note("lock holders are inferred from code of amd64 only: none is told", rt.target.arch);
         return (out, counts, true);
     }
     // Goroutines by equal stacks: (number, rest beyond the sample).
@@ -323,9 +327,6 @@ fn taken(
 
 /// Goroutines of `list` that come back to what they wait for in a loop, and the others.
 pub fn split_idle(rt: &Runtime, built: &Built, waits: &[Wait], list: &[usize]) -> (Vec<usize>, Vec<usize>) {
-    if rt.target.arch != Arch::Amd64 {
-        return (Vec::new(), list.to_vec());
-    }
     let mut code = Code::new(&rt.image, 0);
     list.iter().partition(|&&i| leaks::in_a_loop(&mut code, built, waits, i))
 }
@@ -334,6 +335,8 @@ pub fn split_idle(rt: &Runtime, built: &Built, waits: &[Wait], list: &[usize]) -
 pub struct Holders {
     candidates: HashMap<Thing, Vec<Candidate>>,
     capped: bool,
+    /// Code was followed at all: its architecture is known.
+    looked: bool,
     layout: SyncLayout,
     /// State words of locks: locked for a Mutex, (readerCount, readerWait) for an RWMutex.
     states: HashMap<Addr, (u64, u64)>,
@@ -377,7 +380,8 @@ pub fn infer(rt: &Runtime, built: &Built, waits: &[Wait]) -> Holders {
     let taken = |t: &Thing| candidates.get(t).is_some_and(|l| l.iter().any(|c| c.taken));
     let unanswered: HashSet<Thing> = wanted.into_iter().filter(|t| held_index(t.0).is_some() && !taken(t)).collect();
     let fallback = between(rt, built, waits, l, &unanswered, &counts);
-    Holders { candidates, capped, layout, states, said, fallback }
+    let looked = rt.target.arch == Arch::Amd64;
+    Holders { candidates, capped, looked, layout, states, said, fallback }
 }
 
 /// Frames of functions that have taken a lock of the kind and not let go, with a pointer to the primitive in a live slot
@@ -466,7 +470,13 @@ impl Holders {
                 let mut edge = |holder: Option<(usize, Option<u32>)>, certainty, evidence, deferred| Edge {
                     waiter: goids(i),
                     holder: holder.map(|h| goids(h.0)),
-                    primitive: Primitive { kind: w.kind, addr, place: place(), state: self.said.get(&addr).copied() },
+                    primitive: Primitive {
+                        kind: w.kind,
+                        addr,
+                        place: place(),
+                        kept_by: None,
+                        state: self.said.get(&addr).copied(),
+                    },
                     certainty,
                     evidence,
                     held_in: holder.and_then(|(h, frame)| {
@@ -501,6 +511,9 @@ impl Holders {
 
     /// Why no holder can be told.
     fn nobody(&self, w: &Wait) -> String {
+        if !self.looked {
+            return "holders are inferred from the code of amd64 only; this is another architecture".to_owned();
+        }
         match w.kind {
             WaitKind::WaitGroup => "no goroutine is on its way to a Done of it".to_owned(),
             WaitKind::Cond => "no goroutine is on its way to a Signal or Broadcast of it".to_owned(),
@@ -619,8 +632,30 @@ fn place(places: &Places<'_>, w: &Wait, addr: Addr, users: &[(usize, u32)], wait
     }
     match places.of(addr, what, functions) {
         name if w.kind.is_channel() && name.starts_with("runtime.hchan.") => "heap channel".to_owned(),
+        // Its first member, of a channel whose elements are known.
+        name if w.kind.is_channel() && name.starts_with("chan ") => {
+            format!("heap {}", name.strip_suffix(".qcount").unwrap_or(&name))
+        }
         name => name,
     }
+}
+
+/// Adds to each edge what keeps its primitive alive, where the name of its place does not say so already.
+pub fn keepers(edges: &mut [Edge], places: &Places<'_>, waits: &[Wait]) {
+    if edges.iter().all(|e| places.heap.find(e.primitive.addr).is_none()) {
+        return;
+    }
+    let keepers = Keepers::of(places, waits);
+    let mut known: HashMap<Addr, Option<String>> = HashMap::new();
+    for p in edges.iter_mut().map(|e| &mut e.primitive) {
+        let name = known.entry(p.addr).or_insert_with(|| keepers.name(p.addr));
+        p.kept_by = name.clone().filter(|n| *n != p.place);
+    }
+}
+
+/// Where the primitive at `addr` lives that goroutine `index` waits for, one of several or the only one.
+pub fn place_of(places: &Places<'_>, waits: &[Wait], index: usize, addr: Addr) -> String {
+    place(places, &waits[index], addr, &[], index)
 }
 
 /// What a goroutine waits for, in words.

@@ -18,11 +18,13 @@ use crate::{
     analysis::{
         goroutines::{self, By, Known, Selection},
         holders,
+        keepers::Keepers,
         locks::{
             self,
-            chains::{self, Waiting},
+            chains::{self, Named, Waiting},
             leaks,
         },
+        places::Places,
     },
     base::Goid,
     cli::HoldArg,
@@ -80,8 +82,8 @@ pub struct GoroutinesArgs {
     /// Also say what each group keeps alive, most first (reads the heap).
     #[arg(long)]
     retained: bool,
-    /// Also say what each one waits for: channels of every case, lock, descriptor and its peer, system call and its arguments,
-    /// time. At most --limit.
+    /// Also say what each one waits for, at most --limit: channels of every case or lock, where they live and what keeps them
+    /// (reads the heap), descriptor and its peer, system call and its arguments, when a sleep or timer ends.
     #[arg(long)]
     waits: bool,
     /// What to count by.
@@ -120,6 +122,8 @@ struct Wanted {
     heap: bool,
     /// Names of what is waited for.
     names: bool,
+    /// For which alone the heap is read, beside all else that `--waits` says.
+    only_names: bool,
     waits: bool,
     retained: bool,
     /// Only records of goroutines, without stopping anything.
@@ -130,7 +134,7 @@ struct Wanted {
 impl Wanted {
     fn of(a: &GoroutinesArgs) -> Wanted {
         let address = a.lock.as_deref().is_some_and(|t| t.starts_with("0x"));
-        let names = a.by == By::Lock || a.lock.is_some() && !address;
+        let names = a.by == By::Lock || a.lock.is_some() && !address || a.waits;
         let retained = a.retained || a.min_retained.is_some() || a.by == By::Retained;
         let heap = names || retained || a.leaks;
         let stacks = heap
@@ -142,7 +146,9 @@ impl Wanted {
         let cheap = a.target.hold == HoldArg::None && !stacks;
         // Labels cost a read for each goroutine that has some.
         let labels = !cheap || a.by == By::Label || !a.label.is_empty();
-        Wanted { heap, names, waits: a.lock.is_some() || names || a.leaks || a.waits, retained, cheap, labels }
+        let only_names = a.waits && !retained && !a.leaks && a.by != By::Lock && (a.lock.is_none() || address);
+        let waits = a.lock.is_some() || names || a.leaks || a.waits;
+        Wanted { heap, names, only_names, waits, retained, cheap, labels }
     }
 }
 
@@ -166,7 +172,6 @@ struct Answer {
 }
 
 fn look(s: &mut Session, all: &GoroutinesArgs, wanted: &Wanted) -> Result<Look, Failure> {
-    // When a core was written, nobody says in these terms.
     let now = match s.saved() {
         Some(file) => file.meta.now_ns,
         None => nanotime().filter(|_| s.is_live()),
@@ -180,11 +185,16 @@ fn look(s: &mut Session, all: &GoroutinesArgs, wanted: &Wanted) -> Result<Look, 
     } else if let Some(file) = s.saved() {
         let (goroutines, stacks) = file.goroutines()?;
         (None, Built { goroutines, stacks, ..Built::default() })
-    } else if wanted.heap {
-        let heap = s.heap()?;
-        let built = s.graph(&heap)?;
+    } else if let Some(read) = wanted.heap.then(|| s.heap().and_then(|heap| Ok((s.graph(&heap)?, heap))))
+        // A heap that cannot be read takes the names, but not what else is known of waits.
+        && (read.is_ok() || !wanted.only_names || s.rt.target.missed().is_some())
+    {
+        let (built, heap) = read?;
         (Some((heap, None)), built)
     } else {
+        if wanted.heap {
+            s.rt.diag.note("what goroutines wait for has no names", "the heap could not be read");
+        }
         let found = match wanted.cheap && s.is_live() {
             true => s.stage("goroutines", sched::read_running).map(|g| {
                 let stacks = g.iter().map(|_| Stack::default()).collect();
@@ -200,7 +210,9 @@ fn look(s: &mut Session, all: &GoroutinesArgs, wanted: &Wanted) -> Result<Look, 
         };
         (None, Built { goroutines, stacks, ..Built::default() })
     };
-    let mut known = Known { now, ..Known::default() };
+    // When a core was written, nobody says in these terms: ages are least ones then, and the runtime's dump has exact ones.
+    let least = || super::nanotime(s, &built.goroutines).filter(|_| all.format != Format::Debug2);
+    let mut known = Known { now: now.or_else(|| least().filter(|_| s.saved().is_none())), ..Known::default() };
     if wanted.labels {
         known.labels = s.stage("labels", |rt| built.goroutines.iter().map(|g| labels::read(rt, g)).collect());
     }
@@ -301,7 +313,19 @@ pub fn run(args: &GoroutinesArgs) -> Result<(), Failure> {
     let each = all.waits.then(|| {
         let most = if limit == 0 { usize::MAX } else { limit };
         let mut descriptors = s.rt.target.pid.filter(|_| live).map(Descriptors::new);
-        let one = |&i: &usize| chains::waiting(&s.rt, &built, &waits, i, descriptors.as_mut(), known.now);
+        let parts = scene.as_ref().and_then(|(heap, typed)| Some((heap, typed.as_ref()?)));
+        let places =
+            parts.map(|(heap, typed)| Places::new(&s.rt, heap, &built, typed, locks::objects_to_name(heap, &waits)));
+        let keepers = places.as_ref().map(|p| Keepers::of(p, &waits));
+        let one = |&i: &usize| {
+            let name = |addr| {
+                let Some((places, keepers)) = places.as_ref().zip(keepers.as_ref()) else { return Named::default() };
+                let place = locks::place_of(places, &waits, i, addr);
+                let kept_by = keepers.name(addr).filter(|k| *k != place);
+                Named { place: Some(place), kept_by }
+            };
+            chains::waiting(&s.rt, &built, &waits, i, descriptors.as_mut(), known.now, name)
+        };
         chosen.iter().take(most).map(one).collect()
     });
     let e = s.envelope("goroutines", Answer { groups: g, each });

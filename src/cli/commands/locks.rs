@@ -52,7 +52,8 @@ pub fn run(args: &LocksArgs) -> Result<(), Failure> {
     s.let_go()?;
     let mut result = s.stage("edges", |rt| {
         let places = Places::new(rt, &heap, &built, &typed, locks::objects_to_name(&heap, &waits));
-        let edges = held.edges(&places, &waits, now);
+        let mut edges = held.edges(&places, &waits, now);
+        locks::keepers(&mut edges, &places, &waits);
         let index = |goid| built.goroutines.binary_search_by_key(&goid, |g| g.goid).ok();
         let chains = chains::chains(&edges, |g| {
             index(g).map_or(Doing::default(), |i| chains::doing(rt, &built, &waits, i, descriptors.as_mut(), now))

@@ -16,6 +16,7 @@ use crate::{
 };
 
 pub mod labels;
+mod timers;
 pub mod waits;
 
 /// g.atomicstatus without the scan bit.

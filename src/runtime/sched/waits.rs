@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Goroutine, Status};
+use super::{Goroutine, Status, timers};
 use crate::{
     base::{Addr, bytes},
     runtime::{
@@ -119,8 +119,10 @@ pub struct Wait {
     pub sudogs: Vec<Addr>,
     /// Descriptor of an `Io` wait.
     pub fd: Option<u64>,
-    /// nanotime at which a sleep ends.
+    /// nanotime at which a sleep ends, or the timer fires (again) whose channel this is.
     pub until: Option<u64>,
+    /// Nanoseconds from one tick to the next of the ticker whose channel this is.
+    pub every: Option<u64>,
 }
 
 /// Where the words of package sync's types lie. The offsets have not changed from Go 1.19 to 1.27; a binary that says
@@ -366,14 +368,14 @@ fn semaphore_owner(names: &[&str], l: &SyncLayout) -> (WaitKind, u64, u64) {
     }
 }
 
-/// What each goroutine waits for, in their order. Cost: one read for each queued sudog, a few for Cond, descriptors and
-/// sleepers. The target must be held.
+/// What each goroutine waits for, in their order. Cost: one read for each queued sudog, a few for Cond, descriptors,
+/// sleepers and timers. The target must be held.
 pub fn read(rt: &Runtime, goroutines: &[Goroutine], stacks: &[Stack]) -> Vec<Wait> {
     let l = SyncLayout::of(rt);
     let semaphores = semaphores(rt);
     let mut queues = Queues::of(rt);
     let mut kinds: HashMap<Vec<Addr>, Vec<&str>> = HashMap::new();
-    goroutines
+    let mut waits: Vec<Wait> = goroutines
         .iter()
         .zip(stacks)
         .map(|(g, stack)| {
@@ -389,7 +391,9 @@ pub fn read(rt: &Runtime, goroutines: &[Goroutine], stacks: &[Stack]) -> Vec<Wai
             }
             w
         })
-        .collect()
+        .collect();
+    timers::fill(rt, &mut waits);
+    waits
 }
 
 #[allow(clippy::too_many_arguments)] // the parts of one target, named where they are used
