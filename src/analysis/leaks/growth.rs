@@ -32,7 +32,7 @@ pub fn compare(mut looks: Vec<Look>, limits: Thresholds, live_bytes: u64) -> Vec
         return last.suspects;
     }
     let mut out = last.suspects;
-    let smallest = limits.bytes.max(live_bytes / 1000 * limits.permille);
+    let smallest = limits.smallest(live_bytes);
     out.retain_mut(|s| {
         let mut points: Vec<(f64, f64)> = Vec::new();
         for l in &looks {

@@ -113,6 +113,14 @@ impl Default for Thresholds {
     }
 }
 
+impl Thresholds {
+    /// Bytes that a pile must have in a heap of `live_bytes`: its share, which a large heap need not reach.
+    pub fn smallest(&self, live_bytes: u64) -> u64 {
+        const LARGE: u64 = 64 << 20;
+        self.bytes.max((live_bytes / 1000 * self.permille).min(LARGE))
+    }
+}
+
 /// Suspects, the heaviest first.
 pub fn suspects(case: &Case, limits: Thresholds) -> Vec<Suspect> {
     let out: Vec<Suspect> =

@@ -119,7 +119,7 @@ pub fn judge(case: &Case, pile: &Pile, limits: Thresholds) -> Option<Suspect> {
     let stands = super::stand::of(case, &members);
     let holder = v.holder.unwrap_or_else(|| holder_name(case, pile));
     let type_name = match main {
-        Some(c) => short(case.typed.types.name(c.ty)),
+        Some(c) => content_name(case, &c),
         None => String::new(),
     };
     Some(Suspect {
@@ -151,18 +151,39 @@ fn short(name: &str) -> String {
 fn main_content(case: &Case, pile: &Pile) -> Option<Content> {
     let types = &case.typed.types;
     let contents = || pile.contents.iter().filter(|c| types.package(c.ty) != "runtime").copied();
-    // One object is all that is held: it is the hook itself.
-    if pile.contents.is_empty() {
+    // One object is all that is held: it is the hook itself, or the last of a list.
+    let one = pile.contents.iter().map(|c| c.objects).sum::<u64>() == 1;
+    if pile.contents.is_empty() || (one && pile.run > 1 && !pile.contents[0].ty.is_known()) {
         let &id = pile.chain.last().filter(|_| pile.goroutines < 2)?;
         let guessed = case.typed.typing.known_by(id) == KnownBy::Guessed;
         let ty = if guessed { TypeId::UNKNOWN } else { case.typed.typing.type_of(id) };
-        return Some(Content { ty, objects: 1, bytes: pile.retained, example: id });
+        return Some(Content { ty, objects: alike(case, pile), bytes: pile.retained, example: id });
     }
     // A type of the program says more than a bare buffer or string, if it stands for a good part.
     let all: u64 = pile.contents.iter().map(|c| c.bytes).sum();
     let own = |c: &Content| types.is_named(c.ty) && c.bytes * 4 >= all;
     let known = |c: &Content| c.ty.is_known() && c.bytes * 8 >= all;
     contents().find(own).or_else(|| contents().find(known)).or_else(|| contents().next())
+}
+
+/// Objects of a pile that is nothing but a list: as many as the first of those that look like the last retains, if all of that is made of
+/// such objects; else one.
+fn alike(case: &Case, pile: &Pile) -> u64 {
+    let size = |id: ObjectId| (case.heap.span_of(id).elemsize, case.heap.span_of(id).noscan);
+    let Some(&last) = pile.chain.last() else { return 1 };
+    let first = pile.chain.iter().find(|&&id| size(id) == size(last)).and_then(|&id| case.dom.object(id));
+    let all = first.map_or((0, 0), |n| (case.dom.retained_objects(n), case.dom.retained(n)));
+    if all.1 == all.0 * size(last).0 { all.0.max(1) } else { 1 }
+}
+
+/// `main.User`, or what is known of an object without a type.
+fn content_name(case: &Case, c: &Content) -> String {
+    if c.ty.is_known() {
+        return short(case.typed.types.name(c.ty));
+    }
+    let span = case.heap.span_of(c.example);
+    let holds = if span.noscan { "without pointers" } else { "with pointers" };
+    format!("(untyped, {} bytes, {holds})", span.elemsize)
 }
 
 /// Types on the way and below, by name.
@@ -542,8 +563,17 @@ fn path(case: &Case, pile: &Pile) -> Vec<String> {
         let next = pile.chain.get(i + 1);
         let edge = next.and_then(|t| graph.edges(id).find(|&e| graph.target.get(e) == *t));
         let field = edge.map(|e| case.typed.field(case.heap, graph, id, e)).unwrap_or_default();
-        let guess = if case.typed.typing.known_by(id) == KnownBy::Guessed { " (guess)" } else { "" };
-        format!("{} {}{field}{guess}", case.addr(id), case.type_name(id))
+        // A guess by size is no name to go by.
+        if !case.typed.typing.type_of(id).is_known() || case.typed.typing.known_by(id) == KnownBy::Guessed {
+            let word = edge.filter(|&e| e < graph.words.len()).map(|e| format!("+{}", 8 * graph.words.get(e)));
+            return format!(
+                "{} (untyped, {} bytes){}",
+                case.addr(id),
+                case.heap.extent(id).1,
+                word.unwrap_or_default()
+            );
+        }
+        format!("{} {}{field}", case.addr(id), case.type_name(id))
     };
     if n <= SHOWN {
         return (0..n).map(step).collect();

@@ -69,7 +69,7 @@ pub struct Pinned {
 
 pub fn find(case: &Case, limits: Thresholds) -> Vec<Pile> {
     let mut out = Vec::new();
-    let threshold = limits.bytes.max(case.live_bytes / 1000 * limits.permille);
+    let threshold = limits.smallest(case.live_bytes);
     // Multiply held objects hang on the super root: by type.
     let mut loose: HashMap<TypeId, (Vec<Node>, u64)> = HashMap::new();
     let mut crowds = Vec::new();
@@ -324,7 +324,8 @@ fn pile(case: &Case, holder: Option<u32>, chain: Vec<ObjectId>, nodes: &[Node]) 
         met: Vec::new(),
     };
     let mut samples: HashMap<u32, Sampled> = HashMap::new();
-    let mut sums: HashMap<TypeId, Content> = HashMap::new();
+    // What has no type goes by its size and whether it has pointers.
+    let mut sums: HashMap<(TypeId, u64, bool), Content> = HashMap::new();
     let mut met: HashMap<TypeId, u64> = HashMap::new();
     // (node, below the first own type: count no more)
     let mut stack: Vec<(Node, bool)> = nodes.iter().map(|&n| (n, false)).collect();
@@ -347,7 +348,9 @@ fn pile(case: &Case, holder: Option<u32>, chain: Vec<ObjectId>, nodes: &[Node]) 
             let own = is_own(case, ty);
             if own || (leaf && !counted && Some(id) != hook) {
                 let bytes = if own && counted { 0 } else { case.dom.retained(node) };
-                let c = sums.entry(ty).or_insert(Content { ty, objects: 0, bytes: 0, example: id });
+                let span = case.heap.span_of(id);
+                let class = if ty.is_known() { (0, false) } else { (span.elemsize, span.noscan) };
+                let c = sums.entry((ty, class.0, class.1)).or_insert(Content { ty, objects: 0, bytes: 0, example: id });
                 c.objects += 1;
                 c.bytes += bytes;
                 below = true;
@@ -356,7 +359,7 @@ fn pile(case: &Case, holder: Option<u32>, chain: Vec<ObjectId>, nodes: &[Node]) 
         stack.extend(case.dom.children(node).map(|c| (c, below)));
     }
     p.contents = sums.into_values().collect();
-    p.contents.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.ty.cmp(&b.ty)));
+    p.contents.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.ty.cmp(&b.ty)).then(a.example.cmp(&b.example)));
     p.samples = samples.into_values().collect();
     p.samples.sort_unstable_by(|a, b| b.weight.total_cmp(&a.weight).then(a.stack.cmp(&b.stack)));
     p.met = met.into_iter().collect();

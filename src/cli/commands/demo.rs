@@ -37,9 +37,9 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     let mut session = Session::open(&target(&first))?;
     let (before, ..) = leaks::look(&mut session, limits)?;
     let mut session = Session::open(&target(&second))?;
-    let (mut after, objects, bytes) = leaks::look(&mut session, limits)?;
+    let (mut after, seen) = leaks::look(&mut session, limits)?;
     after.at = before.at + Duration::from_secs(seconds);
-    leaks::answer(session, &target(&second), vec![before, after], limits, (objects, bytes), None)
+    leaks::answer(session, &target(&second), vec![before, after], limits, seen, None)
 }
 
 fn of(path: PathBuf) -> TargetArgs {

@@ -212,7 +212,7 @@ fn look(s: &mut Session, all: &GoroutinesArgs, wanted: &Wanted) -> Result<Look, 
     };
     // When a core was written, nobody says in these terms: ages are least ones then, and the runtime's dump has exact ones.
     let least = || super::nanotime(s, &built.goroutines).filter(|_| all.format != Format::Debug2);
-    let mut known = Known { now: now.or_else(|| least().filter(|_| s.saved().is_none())), ..Known::default() };
+    let mut known = Known { now: now.or_else(least), ..Known::default() };
     if wanted.labels {
         known.labels = s.stage("labels", |rt| built.goroutines.iter().map(|g| labels::read(rt, g)).collect());
     }

@@ -1,6 +1,7 @@
 //! `leaks`: the verdict.
 
 use std::{
+    cmp::Reverse,
     io::{self, Write},
     time::{Duration, Instant},
 };
@@ -10,7 +11,11 @@ use serde::Serialize;
 
 use super::{Failure, Scene, Session, TargetArgs, print};
 use crate::{
-    analysis::leaks::{self, Case, Certainty, Look, Pattern, Suspect, Thresholds},
+    analysis::{
+        dominators::{Node, Vertex},
+        holders::HolderKind,
+        leaks::{self, Case, Certainty, Look, Pattern, Suspect, Thresholds},
+    },
     base::units,
 };
 
@@ -60,11 +65,33 @@ struct LeaksResult {
     live_objects: u64,
     live_bytes: u64,
     looks: usize,
+    /// What the last look went through.
+    looked_at: LookedAt,
     suspects: Vec<Suspect>,
 }
 
+/// Why there is no suspect where there is none.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct LookedAt {
+    /// Global variables that hold something, and goroutines.
+    globals: u64,
+    goroutines: u64,
+    /// Bytes below which no pile is told, and goroutines.
+    smallest_bytes: u64,
+    smallest_goroutines: u64,
+    /// What holds most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    largest: Option<Largest>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Largest {
+    holder: String,
+    retained_bytes: u64,
+}
+
 /// One look at a target: the suspects, live objects, live bytes.
-pub(super) fn look(s: &mut Session, limits: Thresholds) -> Result<(Look, u64, u64), Failure> {
+pub(super) fn look(s: &mut Session, limits: Thresholds) -> Result<(Look, Seen), Failure> {
     let at = Instant::now();
     let (scene, evidence, ledger) = s.scene_with_evidence()?;
     let (holders, dom) = s.dominators(&scene)?;
@@ -76,7 +103,27 @@ pub(super) fn look(s: &mut Session, limits: Thresholds) -> Result<(Look, u64, u6
         leaks::suspects(&case, limits)
     });
     suspects.extend(ledger.iter().flat_map(|l| leaks::outside_go(l, limits)));
-    Ok((Look { at, suspects }, live_objects, live_bytes))
+    let of_kind = |kind| holders.list.iter().filter(|h| h.kind == kind).count() as u64;
+    let weight = |n: &Node| match dom.vertex(*n) {
+        Vertex::Holder(h) if holders.list[h as usize].kind != HolderKind::Runtime => Some((dom.retained(*n), h)),
+        _ => None,
+    };
+    let largest = dom.children(dom.root()).filter_map(|n| weight(&n)).max_by_key(|&(bytes, h)| (bytes, Reverse(h)));
+    let looked_at = LookedAt {
+        globals: of_kind(HolderKind::Global),
+        goroutines: built.goroutines.len() as u64,
+        smallest_bytes: limits.smallest(live_bytes),
+        smallest_goroutines: limits.goroutines,
+        largest: largest.map(|(retained_bytes, h)| Largest { holder: holders.name(&s.rt, built, h), retained_bytes }),
+    };
+    Ok((Look { at, suspects }, Seen { live_objects, live_bytes, looked_at }))
+}
+
+/// What a look saw beside suspects.
+pub(super) struct Seen {
+    pub live_objects: u64,
+    pub live_bytes: u64,
+    pub looked_at: LookedAt,
 }
 
 pub fn run(args: &LeaksArgs) -> Result<(), Failure> {
@@ -84,7 +131,7 @@ pub fn run(args: &LeaksArgs) -> Result<(), Failure> {
     let mut looks = Vec::new();
     let mut session = Session::open_typed(&args.target)?;
     let taken = if args.over.is_some() { limits.for_growth() } else { limits };
-    let (first, mut live_objects, mut live_bytes) = look(&mut session, taken)?;
+    let (first, mut seen) = look(&mut session, taken)?;
     let begin = first.at;
     looks.push(first);
     if let Some(over) = args.over {
@@ -98,12 +145,12 @@ pub fn run(args: &LeaksArgs) -> Result<(), Failure> {
             let due = begin + over * i / (LOOKS - 1);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             session = Session::open_typed(&args.target)?;
-            let (next, objects, bytes) = look(&mut session, taken)?;
-            (live_objects, live_bytes) = (objects, bytes);
+            let (next, last) = look(&mut session, taken)?;
+            seen = last;
             looks.push(next);
         }
     }
-    answer(session, &args.target, looks, limits, (live_objects, live_bytes), args.fail_over)
+    answer(session, &args.target, looks, limits, seen, args.fail_over)
 }
 
 /// Compares the looks and prints the verdict; an error if there is more than the user allows.
@@ -112,14 +159,15 @@ pub(super) fn answer(
     target: &TargetArgs,
     looks: Vec<Look>,
     limits: Thresholds,
-    (live_objects, live_bytes): (u64, u64),
+    seen: Seen,
     fail_over: Option<u64>,
 ) -> Result<(), Failure> {
     let n = looks.len();
+    let Seen { live_objects, live_bytes, looked_at } = seen;
     let suspects = leaks::compare(looks, limits, live_bytes);
     let blamed: u64 =
         suspects.iter().filter(|s| s.certainty >= Certainty::Likely).map(|s| s.retained_bytes + s.stack_bytes).sum();
-    let e = session.envelope("leaks", LeaksResult { live_objects, live_bytes, looks: n, suspects });
+    let e = session.envelope("leaks", LeaksResult { live_objects, live_bytes, looks: n, looked_at, suspects });
     print(target, &e, text)?;
     match fail_over {
         Some(limit) if blamed > limit => Err(Failure::finding(format!(
@@ -138,12 +186,12 @@ fn of_heap(s: &Suspect) -> String {
     let share = format!(", {}.{} % of the live heap", s.share_permille / 10, s.share_permille % 10);
     let what = match &s.type_name[..] {
         "" => return share,
-        name if s.objects == 1 => match name {
-            "?" | "(untyped)" => return format!("{share}, one object of a type that is not known"),
-            name => return format!("{share}, one {name}"),
+        name => match name.strip_prefix("(untyped, ").and_then(|n| n.strip_suffix(')')) {
+            Some(what) if s.objects == 1 => return format!("{share}, one object of unknown type ({what})"),
+            Some(what) => format!("{} objects of unknown type ({what} each)", units::count(s.objects)),
+            None if s.objects == 1 => return format!("{share}, one {name}"),
+            None => format!("{} {name}", units::count(s.objects)),
         },
-        "?" | "(untyped)" => format!("{} objects of a type that is not known", units::count(s.objects)),
-        name => format!("{} {name}", units::count(s.objects)),
     };
     format!("{share}, mostly {what}")
 }
@@ -157,12 +205,7 @@ const SHOWN_FRAMES: usize = 5;
 fn text(out: &mut dyn Write, r: &LeaksResult) -> io::Result<()> {
     let looks = if r.looks > 1 { format!(" in {} looks", r.looks) } else { String::new() };
     if r.suspects.is_empty() {
-        return writeln!(
-            out,
-            "There are no leak suspects{looks}: {} alive in {} objects, and no place holds an unusual part of it.",
-            units::bytes(r.live_bytes),
-            units::count(r.live_objects)
-        );
+        return nothing(out, r, &looks);
     }
     writeln!(
         out,
@@ -187,7 +230,7 @@ fn text(out: &mut dyn Write, r: &LeaksResult) -> io::Result<()> {
             out,
             "{}. {} ({sure}): {} holds {}{stacks}{}.",
             i + 1,
-            name(s.pattern),
+            called(s),
             s.holder,
             units::bytes(s.retained_bytes),
             of_heap(s)
@@ -225,10 +268,60 @@ fn text(out: &mut dyn Write, r: &LeaksResult) -> io::Result<()> {
         }
         writeln!(out, "   do: {}", s.advice)?;
     }
-    Ok(())
+    explain_near(out, &r.suspects)
 }
 
-/// The pattern as in the JSON: one word for both.
+/// Why there is no suspect.
+fn nothing(out: &mut dyn Write, r: &LeaksResult, looks: &str) -> io::Result<()> {
+    let l = &r.looked_at;
+    let (alive, objects) = (units::bytes(r.live_bytes), units::count(r.live_objects));
+    writeln!(out, "There are no leak suspects{looks}: {alive} alive in {objects} objects.")?;
+    let (globals, goroutines) = (units::count(l.globals), units::count(l.goroutines));
+    write!(out, "{globals} global variables and {goroutines} goroutines were gone through.")?;
+    if let Some(most) = &l.largest {
+        let share = units::percent(most.retained_bytes, r.live_bytes);
+        let (name, bytes) = (&most.holder, units::bytes(most.retained_bytes));
+        write!(out, " {name} holds most: {bytes} ({share}).")?;
+    }
+    writeln!(
+        out,
+        "\nTold are piles of {} and more (--min), {} goroutines and more that wait in one place, and memory that is provably of no use.",
+        units::bytes(l.smallest_bytes),
+        l.smallest_goroutines
+    )?;
+    match r.looks {
+        1 => writeln!(
+            out,
+            "One look cannot see slow growth: --for 60s looks again, diff compares snapshots hours apart."
+        ),
+        n => writeln!(
+            out,
+            "Nothing grew for certain over {n} looks; slower growth shows in diff of snapshots hours apart."
+        ),
+    }
+}
+
+/// Without symbols a variable has no name of its own.
+fn explain_near(out: &mut dyn Write, suspects: &[Suspect]) -> io::Result<()> {
+    match suspects.iter().any(|s| s.holder.starts_with("global near ")) {
+        true => writeln!(
+            out,
+            "\n\"global near f\": the program has no symbols, so a variable goes by a function whose code refers to it."
+        ),
+        false => Ok(()),
+    }
+}
+
+/// What the text calls it: a map that goroutines or locals hold is no global one, though its pattern and advice are the same.
+fn called(s: &Suspect) -> String {
+    match s.pattern {
+        Pattern::GlobalMap if !s.holder.starts_with("global ") => "map".into(),
+        Pattern::GlobalSlice if !s.holder.starts_with("global ") => "slice".into(),
+        p => name(p),
+    }
+}
+
+/// The pattern as in the JSON.
 fn name(p: leaks::Pattern) -> String {
     serde_json::to_value(p).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
