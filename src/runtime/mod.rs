@@ -147,7 +147,9 @@ fn resolve(target: &Target, image: &Image, choice: LayoutChoice, diag: &Diagnost
         (LayoutChoice::Auto, Some(d)) => match from_dwarf(d) {
             Ok(mut layout) => {
                 // The linker leaves out types that nothing uses; the runtime's assembly and we may need them still.
-                if let Ok(table) = Layout::from_table(image.go_version.minor, image.go_version.known_patch(), target.arch) {
+                if let Ok(table) =
+                    Layout::from_table(image.go_version.minor, image.go_version.known_patch(), target.arch)
+                {
                     layout.fill_from(&table);
                 }
                 return Ok(layout);

@@ -74,7 +74,13 @@ fn table() -> &'static Table {
 
 impl Table {
     /// The value of a key in a release; `None` where the release lacks it or the table does not know the key.
-    fn value(&self, kind: &'static str, arch: &'static str, key: &'static str, release: Release) -> Option<&'static str> {
+    fn value(
+        &self,
+        kind: &'static str,
+        arch: &'static str,
+        key: &'static str,
+        release: Release,
+    ) -> Option<&'static str> {
         let row = self.rows.get(&(kind, "*", key)).or_else(|| self.rows.get(&(kind, arch, key)))?;
         row.iter().rev().find(|(from, _)| *from <= release).map(|(_, v)| *v).filter(|v| *v != "-")
     }
