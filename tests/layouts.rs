@@ -19,7 +19,7 @@ fn table_agrees_with_dwarf() {
     let root = common::fixtures_root();
     for release in RELEASES {
         let minor = release[2..].parse().expect("1.N");
-        let table = Layout::from_table(minor, Arch::Amd64).expect("in the table");
+        let table = Layout::from_table(minor, None, Arch::Amd64).expect("in the table");
         for (variant, name) in [
             ("dwarf", "values"),
             ("dwarf", "goroutines"),
@@ -73,7 +73,7 @@ fn table_agrees_with_dwarf() {
 fn arm64_has_its_own_rows() {
     for release in RELEASES {
         let minor = release[2..].parse().expect("1.N");
-        let (a, b) = (Layout::from_table(minor, Arch::Amd64), Layout::from_table(minor, Arch::Arm64));
+        let (a, b) = (Layout::from_table(minor, None, Arch::Amd64), Layout::from_table(minor, None, Arch::Arm64));
         let (a, b) = (a.expect("in the table"), b.expect("in the table"));
         assert_eq!(a.field(Field::MspanAllocBits), b.field(Field::MspanAllocBits));
         // Go 1.21 took arm64's cache line to be 128 bytes (internal/cpu.CacheLinePadSize).
@@ -84,7 +84,7 @@ fn arm64_has_its_own_rows() {
 #[test]
 fn unknown_releases_are_refused() {
     for minor in [0, 18, 28, 1000] {
-        assert!(Layout::from_table(minor, Arch::Amd64).is_err());
+        assert!(Layout::from_table(minor, None, Arch::Amd64).is_err());
     }
 }
 

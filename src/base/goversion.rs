@@ -40,6 +40,12 @@ impl GoVersion {
         GoVersion { minor, patch: 0, experiments: Vec::new(), raw: format!("go1.{minor}") }
     }
 
+    /// The patch release, `None` where the string does not name one.
+    pub fn known_patch(&self) -> Option<u32> {
+        let named = self.raw.strip_prefix("go1.")?.trim_start_matches(|c: char| c.is_ascii_digit());
+        named.strip_prefix('.')?.starts_with(|c: char| c.is_ascii_digit()).then_some(self.patch)
+    }
+
     pub fn has_experiment(&self, name: &str) -> bool {
         self.experiments.iter().any(|e| e == name)
     }

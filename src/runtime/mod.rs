@@ -115,7 +115,7 @@ impl Runtime {
         let known = layout::releases(target.arch);
         let minor = image.go_version.minor;
         let nearest = known.iter().copied().find(|&m| m >= minor).or(known.last().copied()).unwrap_or(NEWEST_KNOWN);
-        let layout = Layout::from_table(nearest, target.arch)?;
+        let layout = Layout::from_table(nearest, None, target.arch)?;
         Ok(Runtime {
             target: Arc::new(target),
             image: Arc::new(image),
@@ -147,7 +147,9 @@ fn resolve(target: &Target, image: &Image, choice: LayoutChoice, diag: &Diagnost
         (LayoutChoice::Auto, Some(d)) => match from_dwarf(d) {
             Ok(mut layout) => {
                 // The linker leaves out types that nothing uses; the runtime's assembly and we may need them still.
-                if let Ok(table) = Layout::from_table(image.go_version.minor, target.arch) {
+                if let Ok(table) =
+                    Layout::from_table(image.go_version.minor, image.go_version.known_patch(), target.arch)
+                {
                     layout.fill_from(&table);
                 }
                 return Ok(layout);
@@ -171,5 +173,6 @@ fn resolve(target: &Target, image: &Image, choice: LayoutChoice, diag: &Diagnost
             ),
         );
     }
-    Ok(Layout::from_table(nearest, target.arch)?)
+    let patch = image.go_version.known_patch().filter(|_| nearest == minor);
+    Ok(Layout::from_table(nearest, patch, target.arch)?)
 }

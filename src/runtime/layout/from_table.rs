@@ -2,7 +2,8 @@
 //! programs built by each release.
 //!
 //! A line: kind, architecture (`*`: both), key, then `minor=value` from which minor release on the value holds; `-` says
-//! that the release has no such thing. Fields of a line are separated by tabs.
+//! that the release has no such thing. `minor.patch=value` where it changed inside a minor release. Fields of a line are
+//! separated by tabs.
 //!
 //! | kind  | key | value |
 //! |-------|-----|-------|
@@ -35,8 +36,17 @@ fn key(name: &'static str) -> &'static str {
     name.split('|').next().unwrap_or(name)
 }
 
-/// Minor releases and the value from each on, ascending.
-type Row = Vec<(u32, &'static str)>;
+/// A release: minor and patch number.
+type Release = (u32, u32);
+
+/// Releases and the value from each on, ascending.
+type Row = Vec<(Release, &'static str)>;
+
+/// `23` or `23.2`.
+fn release(text: &str) -> Option<Release> {
+    let (minor, patch) = text.split_once('.').unwrap_or((text, "0"));
+    Some((minor.parse().ok()?, patch.parse().ok()?))
+}
 
 /// The table, split into rows: built once, on first use (some hundred microseconds).
 struct Table {
@@ -52,8 +62,8 @@ fn table() -> &'static Table {
             let (Some(kind), Some(arch), Some(key)) = (parts.next(), parts.next(), parts.next()) else { continue };
             let row = parts
                 .filter_map(|cell| {
-                    let (minor, value) = cell.split_once('=')?;
-                    Some((minor.parse().ok()?, value))
+                    let (from, value) = cell.split_once('=')?;
+                    Some((release(from)?, value))
                 })
                 .collect();
             rows.insert((kind, arch, key), row);
@@ -64,9 +74,15 @@ fn table() -> &'static Table {
 
 impl Table {
     /// The value of a key in a release; `None` where the release lacks it or the table does not know the key.
-    fn value(&self, kind: &'static str, arch: &'static str, key: &'static str, minor: u32) -> Option<&'static str> {
+    fn value(
+        &self,
+        kind: &'static str,
+        arch: &'static str,
+        key: &'static str,
+        release: Release,
+    ) -> Option<&'static str> {
         let row = self.rows.get(&(kind, "*", key)).or_else(|| self.rows.get(&(kind, arch, key)))?;
-        row.iter().rev().find(|(from, _)| *from <= minor).map(|(_, v)| *v).filter(|v| *v != "-")
+        row.iter().rev().find(|(from, _)| *from <= release).map(|(_, v)| *v).filter(|v| *v != "-")
     }
 }
 
@@ -75,35 +91,37 @@ pub fn releases(arch: Arch) -> Vec<u32> {
     table()
         .rows
         .get(&("release", "*", arch_name(arch)))
-        .map(|r| r.iter().map(|(m, _)| *m).collect())
+        .map(|r| r.iter().map(|((minor, _), _)| *minor).collect())
         .unwrap_or_default()
 }
 
 impl Layout {
-    /// The layout of a minor release; an error where the table does not have the release.
-    pub fn from_table(minor: u32, arch: Arch) -> Result<Layout, LayoutError> {
+    /// The layout of a release, of the last patch release where `patch` is not known; an error where the table does not
+    /// have the minor release.
+    pub fn from_table(minor: u32, patch: Option<u32>, arch: Arch) -> Result<Layout, LayoutError> {
         let arch_name = arch_name(arch);
         if !releases(arch).contains(&minor) {
             return Err(LayoutError::UnknownRelease { minor, arch: arch_name });
         }
         let t = table();
+        let release = (minor, patch.unwrap_or(u32::MAX));
         let mut layout = Layout { minor: Some(minor), ..Layout::empty(LayoutSource::Table) };
         for &s in Struct::ALL {
-            layout.sizes[s as usize] = t.value("size", arch_name, key(s.name()), minor).and_then(|v| v.parse().ok());
+            layout.sizes[s as usize] = t.value("size", arch_name, key(s.name()), release).and_then(|v| v.parse().ok());
         }
         for &f in Field::ALL {
-            layout.fields[f as usize] = t.value("field", arch_name, field_key(f), minor).and_then(|v| {
+            layout.fields[f as usize] = t.value("field", arch_name, field_key(f), release).and_then(|v| {
                 let (offset, width) = v.split_once('/')?;
                 Some(FieldLoc { offset: offset.parse().ok()?, width: width.parse().ok()? })
             });
         }
         for &c in Constant::ALL {
             layout.constants[c as usize] =
-                t.value("const", arch_name, key(c.name()), minor).and_then(|v| v.parse().ok());
+                t.value("const", arch_name, key(c.name()), release).and_then(|v| v.parse().ok());
         }
         for (&(kind, _, number), row) in &t.rows {
             let (true, Ok(i)) = (kind == "wait", number.parse::<usize>()) else { continue };
-            let text = row.iter().rev().find(|(from, _)| *from <= minor).map(|(_, v)| *v).filter(|v| *v != "-");
+            let text = row.iter().rev().find(|(from, _)| *from <= release).map(|(_, v)| *v).filter(|v| *v != "-");
             if let Some(text) = text.filter(|_| i < MAX_WAIT_REASONS) {
                 if layout.wait_reasons.len() <= i {
                     layout.wait_reasons.resize(i + 1, String::new());
