@@ -209,6 +209,58 @@ fn row(result: &Value, name: impl Fn(&str) -> bool) -> Option<&Value> {
 }
 
 /// By label, by the address and the name of the lock, and by age, on layouts old and new.
+/// What each one waits for: the planted primitive and its name, every case of a select, what keeps a channel of one's own, when the timer
+/// of a channel fires (all were set to 10 hours), when a sleep ends.
+#[test]
+fn each_wait_is_told() {
+    for (release, variant) in [("1.19", "dwarf"), ("1.22", "stripped"), ("1.23", "stripped"), ("1.27", "dwarf")] {
+        let Some(f) = Fixture::start(release, variant, "goroutines", &["all"]) else { continue };
+        let what = format!("Go {release} {variant}");
+        let truth = f.ready["truth"]["goroutines"].as_array().expect("goroutines").clone();
+        let planted = |name: &str| truth.iter().find(|g| g["name"] == name).expect("planted");
+        let Some(a) = answer(&["goroutines", &f.pid(), "--waits"]) else { return };
+        let each = a["result"]["each"].as_array().expect("each").clone();
+        let of = |name: &str| {
+            let goid = &planted(name)["goid"];
+            each.iter().find(|e| &e["goid"] == goid).unwrap_or_else(|| panic!("{what}: no {name}")).clone()
+        };
+        for (name, variable) in [
+            ("mutex", "global main.locked"),
+            ("rwWriter", "global main.readHeld"),
+            ("rwReader", "global main.fullHeld"),
+            ("waitGroup", "global main.group"),
+            ("onceWaiter", "global main.once"),
+        ] {
+            let e = of(name);
+            assert_eq!(e["addr"], planted(name)["addr"], "{what} {name}");
+            match variant {
+                "dwarf" => assert_eq!(e["where"], variable, "{what} {name}"),
+                _ => assert!(e["where"].as_str().is_some_and(|w| w.starts_with("global near main.")), "{what}: {e}"),
+            }
+        }
+        let select = of("select3");
+        let mut chans: Vec<&Value> = select["cases"].as_array().expect("cases").iter().map(|c| &c["chan"]).collect();
+        let mut wanted: Vec<&Value> = planted("select3")["chans"].as_array().expect("channels").iter().collect();
+        chans.sort_by_key(|c| c.as_str());
+        wanted.sort_by_key(|c| c.as_str());
+        assert_eq!(chans, wanted, "{what}");
+        let kept = format!("the stack of goroutine {} (main.selecting)", planted("select3")["goid"]);
+        let own = select["cases"].as_array().expect("cases").iter().filter(|c| c["kept_by"] == kept.as_str()).count();
+        assert_eq!(own, 2, "{what}: the third is a global's: {select}");
+        const HOURS: f64 = 36_000.0;
+        let soon = |s: &Value| s.as_f64().is_some_and(|s| s < HOURS && s > HOURS - 300.0);
+        assert!(soon(&of("timer")["timer"]["due_s"]), "{what}: {}", of("timer"));
+        assert!(of("timer")["timer"]["period_s"].is_null(), "{what}");
+        assert!(of("chanRecv")["timer"].is_null(), "{what}: {}", of("chanRecv"));
+        let sleeps = &of("sleep")["sleeps_s"];
+        assert!(
+            soon(sleeps) || (release == "1.19" || release == "1.22") && sleeps.is_null(),
+            "{what}: {}",
+            of("sleep")
+        );
+    }
+}
+
 #[test]
 fn filters_by_label_lock_and_age() {
     for (release, variant) in [("1.19", "stripped"), ("1.23", "dwarf"), ("1.26", "stripped"), ("1.27", "dwarf")] {
