@@ -218,7 +218,7 @@ fn each_wait_is_told() {
         let what = format!("Go {release} {variant}");
         let truth = f.ready["truth"]["goroutines"].as_array().expect("goroutines").clone();
         let planted = |name: &str| truth.iter().find(|g| g["name"] == name).expect("planted");
-        let Some(a) = answer(&["goroutines", &f.pid(), "--waits"]) else { return };
+        let Some(a) = answer(&["goroutines", &f.pid(), "--waits", "--limit", "0"]) else { return };
         let each = a["result"]["each"].as_array().expect("each").clone();
         let of = |name: &str| {
             let goid = &planted(name)["goid"];

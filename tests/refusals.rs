@@ -204,6 +204,25 @@ fn a_program_of_another_language_lives_on() {
     assert!(runs);
 }
 
+/// A packer leaves its name in the file; what it unpacked is in memory, where nothing of Go is found here.
+#[test]
+fn packed_programs_are_called_so() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let exe = dir.path().join("packed");
+    let sleep = ["/bin/sleep", "/usr/bin/sleep"].iter().find(|p| std::path::Path::new(p).is_file()).expect("sleep");
+    let mut bytes = fs::read(sleep).expect("a program");
+    bytes.extend_from_slice(b"UPX!");
+    fs::write(&exe, bytes).expect("written");
+    fs::set_permissions(&exe, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+    let mut child = Command::new(&exe).arg("60").spawn().expect("it starts");
+    let err = refused(&gosleuth(&["doctor", &child.id().to_string()]), &[]);
+    let runs = child.try_wait().expect("our child").is_none();
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(runs);
+    assert!(err.contains("packed by UPX") && err.contains("tried") || err.contains("not allowed"), "{err}");
+}
+
 #[test]
 fn programs_of_32_bits() {
     let Some(path) = fixture_path("1.27", "386", "spin") else { return };

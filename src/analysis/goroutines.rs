@@ -267,7 +267,7 @@ pub fn retained(heap: &Heap, built: &Built, groups: usize, of: impl Fn(Goid) -> 
 
 /// Seconds since a collection first saw it waiting: it has waited at least so long.
 pub fn waited(g: &Goroutine, now: Option<u64>) -> Option<f64> {
-    let ns = now.filter(|_| g.waitsince != 0)?.checked_sub(g.waitsince)?;
+    let ns = now.filter(|_| g.waitsince != 0)?.checked_sub(g.waitsince).filter(|&ns| ns > 0)?;
     Some(ns as f64 / 1e9)
 }
 
