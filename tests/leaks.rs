@@ -20,11 +20,9 @@ fn scenarios(release: &str, variant: &str) -> Vec<String> {
 fn tolerance(scenario: &str, stripped: bool) -> f64 {
     match scenario {
         "response-body-not-closed" => 0.15,
-        // Each P has a queue of timers; one that holds less than the smallest pile is not told.
-        "ticker-dropped" | "ticker-not-stopped" | "timer-not-stopped" | "context-timeouts" => 0.15,
+        "lru-without-eviction" if stripped => 0.12,
         // What malloc needs for itself, and arenas of threads.
         "leak" => 0.03,
-        "lru-without-eviction" if stripped => 0.12,
         _ => 0.01,
     }
 }

@@ -142,7 +142,10 @@ pub fn suspects(case: &Case, limits: Thresholds) -> Vec<Suspect> {
             None => merged.push(s),
         }
     }
+    // Parts of a queue of timers that together are no pile.
+    let smallest = limits.smallest(case.live_bytes);
     let mut out = merged;
+    out.retain(|s| s.holder != "timer" || s.retained_bytes >= smallest);
     out.sort_by(|a, b| {
         (b.certainty, b.retained_bytes + b.stack_bytes).cmp(&(a.certainty, a.retained_bytes + a.stack_bytes))
     });

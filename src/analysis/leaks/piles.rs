@@ -9,7 +9,10 @@ use crate::{
         holders::HolderKind,
     },
     base::{Addr, Bitmap, Goid, KnownBy, ObjectId},
-    runtime::types::{Kind, TypeId},
+    runtime::{
+        layout::Global,
+        types::{Kind, TypeId},
+    },
 };
 
 /// One pile.
@@ -84,13 +87,21 @@ pub fn find(case: &Case, limits: Thresholds) -> Vec<Pile> {
                             out.push(pile(case, Some(h), vec![], &[child]));
                         }
                     }
-                    HolderKind::Global => descend(case, Some(h), child, threshold, &mut out),
+                    // Each P has a queue of timers of its own: their parts are put together when they have been judged.
+                    HolderKind::Global
+                        if case.rt.globals.get(Global::Allp) == Some(case.holders.list[h as usize].addr) =>
+                    {
+                        if case.dom.retained(child) >= threshold {
+                            descend(case, Some(h), child, (threshold / 16, PARTS), &mut out);
+                        }
+                    }
+                    HolderKind::Global => descend(case, Some(h), child, (threshold, HEAVY), &mut out),
                     HolderKind::Runtime | HolderKind::Goroutine | HolderKind::Frames => {}
                 }
             }
             Vertex::Object(id) => {
                 if case.dom.retained(child) >= threshold {
-                    descend(case, None, child, threshold, &mut out);
+                    descend(case, None, child, (threshold, HEAVY), &mut out);
                 } else {
                     let l = loose.entry(case.typed.typing.type_of(id)).or_default();
                     l.0.push(child);
@@ -142,7 +153,7 @@ fn group(
     if case.dom.retained(node) >= threshold {
         for g in case.dom.children(node).filter(|&n| case.dom.retained(n) >= threshold) {
             let before = out.len();
-            descend(case, Some(holder), g, threshold, out);
+            descend(case, Some(holder), g, (threshold, HEAVY), out);
             for p in &mut out[before..] {
                 p.goroutines = 1;
             }
@@ -252,8 +263,13 @@ fn freed_without(case: &Case, members: &[usize], told: &mut Bitmap) -> u64 {
     case.live_bytes.saturating_sub(kept)
 }
 
-/// Follows the heavy children; a node whose heavy children leave much unexplained is a pile as well.
-fn descend(case: &Case, holder: Option<u32>, top: Node, threshold: u64, out: &mut Vec<Pile>) {
+/// A child is heavy that retains one of so many parts of its parent.
+const HEAVY: u64 = 5;
+/// The same of queues of timers: there are as many as processors.
+const PARTS: u64 = 256;
+
+/// Follows the heavy children; a node whose heavy children leave much unexplained is a pile as well. `share`: as `HEAVY`.
+fn descend(case: &Case, holder: Option<u32>, top: Node, (threshold, share): (u64, u64), out: &mut Vec<Pile>) {
     const MAX_CHAIN: usize = 1 << 20;
     let mut todo = vec![(top, Vec::new())];
     while let Some((mut node, mut chain)) = todo.pop() {
@@ -270,7 +286,7 @@ fn descend(case: &Case, holder: Option<u32>, top: Node, threshold: u64, out: &mu
             }
             let bytes = case.dom.retained(node);
             let heavy: Vec<Node> =
-                case.dom.children(node).filter(|&c| case.dom.retained(c) >= threshold.max(bytes / 5)).collect();
+                case.dom.children(node).filter(|&c| case.dom.retained(c) >= threshold.max(bytes / share)).collect();
             // The parts of one map are one pile, however large each is.
             let whole = heavy.len() > 1 && heavy.iter().all(|&n| case.object(n).is_some_and(|id| case.is_part(id)));
             // A list as long as that is one pile from its start.
