@@ -73,6 +73,16 @@ fn planted_users_are_found_and_explained() {
     }
 }
 
+/// `net/http.Server` is the type that the runtime calls http.Server.
+#[test]
+fn types_are_found_by_the_path_of_their_package() {
+    let Some(fixture) = Fixture::start("1.27", "stripped", "leaks", &["response-body-not-closed"]) else { return };
+    let planted = &fixture.ready["truth"]["leaks"][0];
+    let Some(all) = answer(&["objects", &fixture.pid(), planted["type"].as_str().expect("a name")]) else { return };
+    assert_eq!(planted["type"], "net/http.persistConn");
+    assert_eq!(all["result"]["count"], planted["objects"], "{all}");
+}
+
 #[test]
 fn sums_agree() {
     for release in ["1.19", "1.23", "1.24", "1.27"] {

@@ -18,13 +18,19 @@ use crate::{
     },
 };
 
-/// Types whose name is `wanted`; if there is none, all whose names contain it; if none does, those that it describes, where `*` stands for
+/// Types whose name is `wanted` (`http.Server`, or with the path of its package `net/http.Server`); if there is none, all whose names contain it; if none does, those that it describes, where `*` stands for
 /// any text and `?` for one character.
 pub fn types_named(typed: &Typed, wanted: &str) -> Vec<TypeId> {
     let of = |fits: &dyn Fn(&str) -> bool| -> Vec<TypeId> {
         typed.types.ids().filter(|&t| fits(typed.types.name(t))).collect()
     };
     let mut found = of(&|name| name == wanted);
+    if let Some((package, base)) = wanted.rsplit_once('.').filter(|_| found.is_empty()) {
+        let types = &typed.types;
+        let is =
+            |&t: &TypeId| types.package(t) == package && types.name(t).rsplit_once('.').is_some_and(|n| n.1 == base);
+        found = types.ids().filter(|t| types.is_named(*t)).filter(is).collect();
+    }
     if found.is_empty() {
         found = of(&|name| name.contains(wanted));
     }
