@@ -85,11 +85,12 @@ fn types_are_found_by_the_path_of_their_package() {
 
 #[test]
 fn sums_agree() {
-    for release in ["1.19", "1.23", "1.24", "1.27"] {
-        let Some(fixture) = Fixture::start(release, "dwarf", "values", &[]) else { continue };
+    for (release, variant) in [("1.19", "stripped"), ("1.23", "dwarf"), ("1.24", "stripped"), ("1.27", "dwarf")] {
+        let Some(fixture) = Fixture::start(release, variant, "values", &[]) else { continue };
         let pid = fixture.pid();
         let Some(top) = answer(&["top", &pid, "--limit", "0"]) else { return };
         let live = &top["result"]["live"];
+        untyped_objects_are_a_group(&pid, &top["result"]);
         for by in ["package", "module", "sizeclass", "spanclass", "root", "global", "goroutine", "frame"] {
             let rows = answer(&["top", &pid, "--limit", "0", "--by", by]).expect("answered before");
             let rows = &rows["result"]["rows"];
@@ -107,6 +108,31 @@ fn sums_agree() {
             packages["result"]["rows"].as_array().expect("rows").iter().filter_map(|r| r["name"].as_str()).collect();
         assert!(names.contains(&"main"), "{release}: {names:?}");
     }
+}
+
+/// Groups are counted by other code than types are: what has no type is a group of its own, every type has what it has in
+/// the table of types.
+fn untyped_objects_are_a_group(pid: &str, top: &Value) {
+    let unknown = top["coverage"]["unknown_bytes"].as_u64().expect("bytes");
+    assert!(unknown > 0, "nothing to look at: {}", top["coverage"]);
+    let rows = |args: &[&str]| {
+        let answer = answer(&[&["top", pid, "--limit", "0"], args].concat()).expect("answered before");
+        answer["result"]["rows"].as_array().expect("rows").clone()
+    };
+    let bytes_of = |rows: &[Value], name: &str| -> u64 {
+        rows.iter().filter(|r| r["name"] == name).filter_map(|r| r["bytes"].as_u64()).sum()
+    };
+    let typed = rows(&["--retained"]);
+    for rows in [&typed, &rows(&["--by", "package"]), &rows(&["--by", "module"])] {
+        assert_eq!(bytes_of(rows, "(type not known)"), unknown, "{pid}");
+    }
+    let table = top["rows"].as_array().expect("rows");
+    let mut compared = 0;
+    for name in typed.iter().filter_map(|r| r["name"].as_str()).filter(|n| *n != "(type not known)") {
+        assert_eq!(bytes_of(&typed, name), bytes_of(table, name), "{name}");
+        compared += 1;
+    }
+    assert!(compared > 50, "{compared} types only");
 }
 
 /// What is attached to planted objects is told, and that it does not keep them alive (Go 1.24 and later have all three).

@@ -8,14 +8,33 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Fixture, gosleuth};
+use common::Fixture;
 use serde_json::Value;
 
 const MODES: [&str; 3] = ["none", "freeze", "fork"];
 
-/// One look: the answer, or what was said and the exit status.
+/// Longer than any look at these targets takes on a busy machine.
+const HANGS: Duration = Duration::from_secs(120);
+
+/// One look: the answer, or what was said and the exit status. One that does not end is ended, and a failure.
 fn look(args: &[&str]) -> Result<Value, (Option<i32>, String)> {
-    let out = gosleuth(&[args, &["--json"]].concat());
+    let tool = Command::new(env!("CARGO_BIN_EXE_gosleuth"))
+        .args([args, &["--json"]].concat())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("gosleuth starts");
+    let (pid, begin) = (tool.id().to_string(), Instant::now());
+    let waiting = std::thread::spawn(move || tool.wait_with_output().expect("our child"));
+    while !waiting.is_finished() {
+        if begin.elapsed() > HANGS {
+            let stack = fs::read_to_string(format!("/proc/{pid}/stack")).unwrap_or_default();
+            let _ = Command::new("kill").args(["-9", &pid]).status();
+            panic!("{args:?} does not end: {stack}");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let out = waiting.join().expect("joined");
     if out.status.success() {
         return Ok(serde_json::from_slice(&out.stdout).expect("JSON"));
     }
@@ -113,20 +132,46 @@ fn the_target_replaces_its_program() {
                 }
             }
         }
-        let count = || {
-            let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            let text = String::from_utf8_lossy(&environ).into_owned();
-            text.split('\0').find_map(|v| v.strip_prefix("TROUBLE_EXECS=")?.parse::<u64>().ok()).unwrap_or(0)
-        };
-        let (before, begin) = (count(), Instant::now());
-        while count() <= before + 2 {
+        let (before, begin) = (replacements(&pid), Instant::now());
+        while replacements(&pid) <= before + 2 {
             assert!(begin.elapsed() < Duration::from_secs(10), "{mode}: the program is no longer replaced");
             std::thread::sleep(Duration::from_millis(5));
         }
-        println!("{mode}: answered {answered} times, refused {refused} times, replaced {} times", count());
+        println!("{mode}: answered {answered} times, refused {refused} times, replaced {} times", replacements(&pid));
         assert!(f.runs());
         nothing_left(&pid, mode);
     }
+}
+
+/// So often that most looks meet a replacement under way, in which the kernel makes the target wait for its tracer and the
+/// tracer for the target: neither may wait for ever, and no look may keep the program from going on.
+#[test]
+fn the_target_is_being_replaced() {
+    for mode in MODES {
+        for pause in ["1", "5"] {
+            let Some(mut f) = Fixture::start("1.26", "dwarf", "trouble", &["exec", pause]) else { return };
+            let pid = f.pid();
+            for _ in 0..40 {
+                if let Err((code, err)) = look(&["top", &pid, "--hold", mode]) {
+                    assert!(code == Some(2) && err.starts_with("gosleuth: "), "{mode}: {err}");
+                }
+            }
+            let (before, begin) = (replacements(&pid), Instant::now());
+            while replacements(&pid) <= before + 10 {
+                assert!(begin.elapsed() < Duration::from_secs(10), "{mode}: the program is no longer replaced");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            assert!(f.runs());
+            nothing_left(&pid, mode);
+        }
+    }
+}
+
+/// How often the program was replaced; 0 too where it is being replaced just now.
+fn replacements(pid: &str) -> u64 {
+    let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&environ).into_owned();
+    text.split('\0').find_map(|v| v.strip_prefix("TROUBLE_EXECS=")?.parse::<u64>().ok()).unwrap_or(0)
 }
 
 /// Children of the target's own are not disturbed, nor is it by ours; memory that comes and goes does no harm.

@@ -65,7 +65,8 @@ impl Groups {
         let mut index: HashMap<String, u32> = HashMap::new();
         let mut names = Vec::new();
         let mut of_type = vec![0; typed.types.len()];
-        for ty in typed.types.ids() {
+        // `ids` is what is known.
+        for ty in [TypeId::UNKNOWN].into_iter().chain(typed.types.ids()) {
             let name = name(ty);
             of_type[ty.index()] = *index.entry(name).or_insert_with_key(|n| {
                 names.push(n.clone());

@@ -56,10 +56,10 @@ pub fn detach(tid: u32, signal: i32) -> io::Result<()> {
 
 /// Looks at the thread without consuming its stop.
 pub fn look(tid: u32) -> io::Result<Stop> {
-    wait(tid, libc::WNOWAIT)
+    wait(tid, libc::WSTOPPED | libc::WNOWAIT)
 }
 
-/// Takes note of a thread's exit, so that the kernel can forget it.
+/// Takes note of a thread's exit, so that the kernel can forget it. `Running`: it has not ended, and nothing happened.
 pub fn reap(tid: u32) -> io::Result<Stop> {
     wait(tid, 0)
 }
@@ -67,7 +67,7 @@ pub fn reap(tid: u32) -> io::Result<Stop> {
 fn wait(tid: u32, flags: i32) -> io::Result<Stop> {
     // SAFETY: an all-zero siginfo_t is valid, and waitid only writes into it.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    let options = libc::WSTOPPED | libc::WEXITED | libc::WNOHANG | libc::__WALL | flags;
+    let options = libc::WEXITED | libc::WNOHANG | libc::__WALL | flags;
     // SAFETY: `info` outlives the call.
     let r = unsafe { libc::waitid(libc::P_PID, tid, &raw mut info, options) };
     if r == -1 {

@@ -21,7 +21,7 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
-    sync::Mutex,
+    sync::{Mutex, mpsc::RecvTimeoutError},
     time::{Duration, Instant},
 };
 
@@ -270,7 +270,7 @@ pub fn holder(pid: u32, prefer_running: bool) {
         let mut out = io::stdout().lock();
         writeln!(out, "{line}").and_then(|()| out.flush())
     };
-    let copy = match copy(pid, prefer_running) {
+    let mut copy = match copy(pid, prefer_running) {
         Ok(copy) => copy,
         Err(why) => {
             let held = Held { error: Some(why), ..Held::default() };
@@ -280,7 +280,7 @@ pub fn holder(pid: u32, prefer_running: bool) {
     };
     // If nobody listens any more the next read ends at once.
     let _ = say(serde_json::to_string(&copy.held).unwrap_or_default());
-    let _ = io::stdin().lock().read_to_end(&mut Vec::new());
+    until_input_ends(&mut copy.late);
     let ended = match end(pid, &copy) {
         Ok(time) => Ended { reap_ns: time.as_nanos() as u64, error: None },
         Err(why) => Ended { reap_ns: 0, error: Some(why) },
@@ -288,10 +288,27 @@ pub fn holder(pid: u32, prefer_running: bool) {
     let _ = say(serde_json::to_string(&ended).unwrap_or_default());
 }
 
+/// Waits for the end of standard input. A thread that did not stop when all did stops when it can, and is let go then.
+fn until_input_ends(late: &mut Tracees) {
+    let (keep, ended) = std::sync::mpsc::channel::<()>();
+    let input = std::thread::spawn(move || {
+        let _ = io::stdin().lock().read_to_end(&mut Vec::new());
+        drop(keep);
+    });
+    while late.is_anyone_left()
+        && ended.recv_timeout(Duration::from_millis(1)).is_err_and(|e| e == RecvTimeoutError::Timeout)
+    {
+        late.let_go();
+    }
+    let _ = input.join();
+}
+
 struct Copied {
     held: Held,
     /// The child's id as the target sees it.
     inner: u64,
+    /// Has the threads that did not stop.
+    late: Tracees,
 }
 
 fn copy(pid: u32, prefer_running: bool) -> Result<Copied, String> {
@@ -299,10 +316,10 @@ fn copy(pid: u32, prefer_running: bool) -> Result<Copied, String> {
         return Err("it is stopped already (job control or a debugger); --hold freeze works".into());
     }
     let mut last = String::new();
+    let mut tracees = Tracees::new(pid);
     for attempt in 0..ATTEMPTS {
         std::thread::sleep(Duration::from_micros(200) * attempt as u32);
         let begin = Instant::now();
-        let mut tracees = Tracees::new(pid);
         let unstopped = tracees.stop_all().map_err(|e| e.to_string())?;
         let threads: Vec<(u32, Vec<u64>)> =
             tracees.tids().map(|tid| (tid, ptrace::general_registers(tid).unwrap_or_default())).collect();
@@ -319,6 +336,7 @@ fn copy(pid: u32, prefer_running: bool) -> Result<Copied, String> {
                 return Ok(Copied {
                     held: Held { error: None, child, stopped_ns, clone_ns, threads, unstopped },
                     inner: inner as u64,
+                    late: tracees,
                 });
             }
             Ok((error, child)) => {
@@ -476,7 +494,11 @@ fn end(pid: u32, copy: &Copied) -> Result<Duration, String> {
         }
     }
     let mut last = "no thread".to_owned();
+    let (begin, mut one) = (Instant::now(), Tracees::new(pid));
     for attempt in 0..10 * ATTEMPTS {
+        if begin.elapsed() > PATIENCE {
+            break;
+        }
         // Gone, or the target's own business: nothing is left to reap.
         if procfs::status_field(child, "PPid").and_then(|p| p.parse().ok()) != Some(pid) {
             return Ok(Duration::ZERO);
@@ -487,8 +509,8 @@ fn end(pid: u32, copy: &Copied) -> Result<Duration, String> {
         let order: Vec<u32> = known.chain(tids.iter().copied()).collect();
         let Some(&tid) = order.get(attempt % order.len().max(1)) else { continue };
         let begin = Instant::now();
-        let mut one = Tracees::new(pid);
         if let Err(e) = one.stop_one(tid) {
+            one.let_go();
             last = e;
             continue;
         }

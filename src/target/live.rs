@@ -8,7 +8,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
         mpsc,
     },
     thread::JoinHandle,
@@ -351,8 +351,9 @@ impl Tracees {
         Tracees { pid, stops: BTreeMap::new() }
     }
 
+    /// The threads that are stopped.
     pub(super) fn tids(&self) -> impl Iterator<Item = u32> + '_ {
-        self.stops.keys().copied()
+        self.stops.iter().filter(|(_, stop)| **stop != ptrace::Stop::Running).map(|(tid, _)| *tid)
     }
 
     pub(super) fn stop_of(&self, tid: u32) -> Option<ptrace::Stop> {
@@ -375,6 +376,7 @@ impl Tracees {
     /// Seizes and stops every thread, those born meanwhile included. Answers the threads that would not stop.
     pub(super) fn stop_all(&mut self) -> Result<Vec<u32>, TargetError> {
         let mut unstopped = Vec::new();
+        let undertaker = Undertaker::new(self.pid);
         loop {
             let mut fresh = Vec::new();
             let tids = match procfs::threads(self.pid) {
@@ -382,10 +384,10 @@ impl Tracees {
                 Err(_) => return Err(TargetError::NoProcess(self.pid)),
             };
             for tid in tids {
-                if self.stops.contains_key(&tid) || unstopped.contains(&tid) {
+                if self.stops.contains_key(&tid) {
                     continue;
                 }
-                match ptrace::seize(tid, 0) {
+                match undertaker.seize(tid) {
                     Ok(()) => {
                         // Only threads that were seized before their siblings stopped can still run and clone.
                         self.stops.insert(tid, ptrace::Stop::Running);
@@ -407,18 +409,15 @@ impl Tracees {
                         self.stops.remove(&tid);
                         let _ = ptrace::reap(tid);
                     }
-                    Some(ptrace::Stop::Running) => {
-                        self.stops.remove(&tid);
-                        let _ = ptrace::detach(tid, 0);
-                        unstopped.push(tid);
-                    }
+                    // A thread that runs cannot be detached from: it stays in the list and is let go when it stops.
+                    Some(ptrace::Stop::Running) => unstopped.push(tid),
                     Some(stop) => {
                         self.stops.insert(tid, stop);
                     }
                 }
             }
         }
-        if self.stops.is_empty() {
+        if self.tids().next().is_none() {
             return Err(TargetError::NoProcess(self.pid));
         }
         Ok(unstopped)
@@ -469,29 +468,94 @@ impl Tracees {
             Arch::Amd64 => ptrace::decode_amd64,
             Arch::Arm64 => ptrace::decode_arm64,
         };
-        self.stops
-            .keys()
-            .map(|&tid| Thread { tid, regs: ptrace::general_registers(tid).ok().and_then(|w| decode(&w)) })
+        self.tids()
+            .map(|tid| Thread { tid, regs: ptrace::general_registers(tid).ok().and_then(|w| decode(&w)) })
             .collect()
     }
 
-    /// Detaches from every thread, giving back the signal that its stop caught.
+    /// Detaches from every thread, giving back the signal that its stop caught. A thread that never stopped is in the
+    /// list afterwards, to be let go later.
+    ///
+    /// The first thread that goes on may replace the program. That kills the others, and it waits, in the kernel and
+    /// unkillable by us, until their tracer has taken note of every one of them (fs/exec.c de_thread): a thread that
+    /// cannot be detached from is about to die and is waited for.
     pub(super) fn let_go(&mut self) {
-        for (tid, stop) in std::mem::take(&mut self.stops) {
-            let signal = match ptrace::look(tid) {
-                Ok(ptrace::Stop::Signal(s)) => s,
+        let begin = Instant::now();
+        loop {
+            self.stops.retain(|&tid, stop| match ptrace::look(tid) {
                 Ok(ptrace::Stop::Exited) => {
                     let _ = ptrace::reap(tid);
-                    continue;
+                    false
                 }
-                // The stop is unconsumed, so looking again shows it; what was seen at first is the fallback.
-                _ => match stop {
-                    ptrace::Stop::Signal(s) => s,
-                    _ => 0,
-                },
-            };
-            let _ = ptrace::detach(tid, signal);
+                Ok(ptrace::Stop::Running) => true,
+                Ok(now) => {
+                    // The stop is unconsumed, so looking again shows it; what was seen at first is the fallback.
+                    let signal = match (now, *stop) {
+                        (ptrace::Stop::Signal(s), _) | (_, ptrace::Stop::Signal(s)) => s,
+                        _ => 0,
+                    };
+                    ptrace::detach(tid, signal).is_err()
+                }
+                Err(_) => false,
+            });
+            if self.tids().next().is_none() || begin.elapsed() > STOP_PATIENCE {
+                return;
+            }
+            // The one that replaced the program has the process id now, and runs on under our eyes.
+            for tid in self.tids().collect::<Vec<_>>() {
+                if ptrace::look(tid).is_ok_and(|s| s == ptrace::Stop::Running) {
+                    let _ = ptrace::interrupt(tid);
+                }
+            }
+            std::thread::sleep(Duration::from_micros(50));
         }
+    }
+
+    /// Is there a thread that never stopped and still is ours?
+    pub(super) fn is_anyone_left(&self) -> bool {
+        !self.stops.is_empty()
+    }
+}
+
+/// Takes note of dead threads while the others are being seized, until it is dropped.
+///
+/// A thread that replaces the program holds a lock (cred_guard_mutex) until all dead siblings are taken note of; who
+/// seizes one more sibling waits for that lock. Without somebody else the two would wait for each other for ever, and the
+/// kernel lets any thread of the tracer's process do it.
+struct Undertaker {
+    /// The thread that is being seized; 0 between two.
+    seizing: Arc<AtomicU32>,
+    _keep: mpsc::Sender<()>,
+}
+
+impl Undertaker {
+    fn new(pid: u32) -> Undertaker {
+        /// Seizing takes microseconds. Looking for the dead of a process with many threads takes longer than that.
+        const STUCK: Duration = Duration::from_millis(20);
+        let (keep, ended) = mpsc::channel::<()>();
+        let seizing = Arc::new(AtomicU32::new(0));
+        let theirs = seizing.clone();
+        let work = move || {
+            let mut last = 0;
+            while ended.recv_timeout(STUCK) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let now = theirs.load(Ordering::SeqCst);
+                if now != 0 && now == last {
+                    procfs::threads(pid).unwrap_or_default().into_iter().for_each(|tid| drop(ptrace::reap(tid)));
+                }
+                last = now;
+            }
+        };
+        if let Err(e) = std::thread::Builder::new().name("undertaker".into()).spawn(work) {
+            tracing::debug!(%e, "no thread that takes note of dead threads");
+        }
+        Undertaker { seizing, _keep: keep }
+    }
+
+    fn seize(&self, tid: u32) -> io::Result<()> {
+        self.seizing.store(tid, Ordering::SeqCst);
+        let result = ptrace::seize(tid, 0);
+        self.seizing.store(0, Ordering::SeqCst);
+        result
     }
 }
 
