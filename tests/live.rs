@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Fixture, RELEASES, answer};
+use std::path::Path;
+
+use common::{Fixture, RELEASES, answer, fixture_path, gosleuth};
 use serde_json::Value;
 
 /// What `doctor --check-liveness` says.
@@ -352,4 +354,33 @@ fn odd_stacks_keep_what_the_collector_keeps() {
             assert_eq!(agreement(&l, floating), 1_000_000, "{what}: {l:#}");
         }
     }
+}
+
+/// By garble: nothing says what built it, names are not those of the source. The collector agrees all the same, stacks are
+/// read, and `doctor` says what the names are worth.
+#[test]
+fn obfuscated_programs() {
+    let Some(path) = fixture_path("1.27", "garbled", "values") else { return };
+    let mut fixture = Fixture::of(&path, Path::new("."), &["all"], &[]);
+    assert_eq!((&fixture.ready["ready"], &fixture.ready["go"]), (&Value::Bool(true), &Value::from("unknown")));
+    fixture.command("gc");
+    let pid = fixture.pid();
+    let Some(doctor) = answer(&["doctor", &pid, "--check-liveness"]) else { return };
+    let (target, result) = (&doctor["target"], &doctor["result"]);
+    assert_eq!(
+        (&target["go_version"], &target["go_version_source"]),
+        (&Value::from("go1.27"), &Value::from("pattern"))
+    );
+    assert!(result["liveness"]["agreement_ppm"].as_u64() >= Some(999_900), "{}", result["liveness"]);
+    assert_eq!(result["liveness"]["only_reachable"], 0, "{}", result["liveness"]);
+    assert!(result["obfuscated"].as_str().is_some_and(|s| s.starts_with("runtime.main is in ")), "{result}");
+    let text = String::from_utf8(gosleuth(&["doctor", &pid]).stdout).expect("text");
+    assert!(text.contains("does not say its release") && text.contains("Obfuscated"), "{text}");
+    let goroutines = answer(&["goroutines", &pid, "--limit", "0"]).expect("answered before");
+    let goroutines = goroutines.to_string();
+    assert!(goroutines.contains("runtime.gopark") && goroutines.contains("main.main"), "{goroutines}");
+
+    let Some(plain) = Fixture::start("1.27", "stripped", "values", &["all"]) else { return };
+    let doctor = answer(&["doctor", &plain.pid()]).expect("answered before");
+    assert_eq!(doctor["result"]["obfuscated"], Value::Null);
 }

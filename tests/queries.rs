@@ -107,6 +107,7 @@ fn sums_agree() {
         let names: Vec<&str> =
             packages["result"]["rows"].as_array().expect("rows").iter().filter_map(|r| r["name"].as_str()).collect();
         assert!(names.contains(&"main"), "{release}: {names:?}");
+        assert!(names.iter().all(|n| n.starts_with('(') || !n.contains(' ')), "{release}: {names:?}");
     }
 }
 

@@ -223,6 +223,35 @@ fn packed_programs_are_called_so() {
     assert!(err.contains("packed by UPX") && err.contains("tried") || err.contains("not allowed"), "{err}");
 }
 
+/// Another compiler of Go with another runtime.
+#[test]
+fn programs_of_gccgo() {
+    let compilers = ["gccgo", "gccgo-12", "gccgo-13", "gccgo-14"];
+    let Some(compiler) = compilers.iter().find(|c| Command::new(c).arg("--version").output().is_ok()) else {
+        println!("skipped: no gccgo");
+        return;
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let (source, exe) = (dir.path().join("main.go"), dir.path().join("program"));
+    let code = "package main\n\nimport \"time\"\n\nfunc main() {\n\ttime.Sleep(time.Hour)\n}\n";
+    fs::write(&source, code).expect("written");
+    let built = Command::new(compiler).arg("-o").args([&exe, &source]).output().expect("it runs");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    for strip in [false, true] {
+        if strip {
+            assert!(Command::new("strip").arg(&exe).status().is_ok_and(|s| s.success()));
+        }
+        let mut program = Command::new(&exe).spawn().expect("it starts");
+        std::thread::sleep(Duration::from_millis(300));
+        for mode in MODES {
+            refused(&gosleuth(&["top", &program.id().to_string(), "--hold", mode]), &["gccgo", "tried"]);
+        }
+        assert!(program.try_wait().expect("our child").is_none(), "the program ended");
+        let _ = program.kill();
+        let _ = program.wait();
+    }
+}
+
 #[test]
 fn programs_of_32_bits() {
     let Some(path) = fixture_path("1.27", "386", "spin") else { return };

@@ -84,11 +84,12 @@ fn package(typed: &Typed, ty: TypeId) -> String {
         _ if !ty.is_known() => "(type not known)".into(),
         Kind::Closure => {
             let name = types.name(ty);
-            let name = name.strip_prefix("closure ").unwrap_or(name);
+            let name = ["closure of ", "func "].iter().find_map(|p| name.strip_prefix(p)).unwrap_or(name);
             // The last dot-free part after the last slash begins the function's name.
             let base = name.rfind('/').map_or(0, |i| i + 1);
             let end = name[base..].find('.').map_or(name.len(), |i| base + i);
-            name[..end].to_owned()
+            // A function that is not known: `func (closure)`.
+            if name.starts_with('(') { "(built-in types)".into() } else { name[..end].to_owned() }
         }
         _ => match types.package(ty) {
             "" => "(built-in types)".into(),

@@ -7,7 +7,7 @@ use super::{Failure, Session, TargetArgs, print};
 use crate::{
     analysis::liveness::{self, Liveness},
     base::Addr,
-    image::FoundBy,
+    image::{FoundBy, Image},
     output,
     runtime::{globals::GlobalReport, layout::Global},
 };
@@ -25,6 +25,8 @@ pub struct DoctorArgs {
 #[derive(Serialize)]
 struct DoctorResult {
     go_version: String,
+    /// Where names of packages are not those of the source (garble): a function of the runtime and the file that it says it is in.
+    obfuscated: Option<String>,
     /// Minor release of the layout table's rows; absent where layouts come from DWARF.
     layout_minor: Option<u32>,
     globals: Vec<FoundGlobal>,
@@ -73,6 +75,7 @@ pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
     let lost = s.rt.globals.report().into_iter().filter(|r| r.addr.is_none() && !r.costs.is_empty()).collect();
     let result = DoctorResult {
         go_version: s.rt.image.go_version.raw.clone(),
+        obfuscated: obfuscated(&s.rt.image),
         layout_minor: s.rt.layout.minor,
         globals,
         missing_globals: missing,
@@ -91,6 +94,14 @@ pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
                 None => "DWARF".to_owned(),
             },
         )?;
+        if e.target.go_version_source == Some(FoundBy::Pattern) {
+            writeln!(out, "  The binary does not say its release: it is told from the functions that the binary has.")?;
+        }
+        if let Some(seen) = &r.obfuscated {
+            let what =
+                "names of packages, functions and types are told as they stand in the binary, lines mean nothing";
+            writeln!(out, "  Obfuscated ({seen}): {what}.")?;
+        }
         let by = |how: FoundBy| r.globals.iter().filter(|g| g.found_by == how).count();
         let how: Vec<String> = HOW
             .iter()
@@ -104,4 +115,13 @@ pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
         }
         r.liveness.as_ref().map_or(Ok(()), |l| output::liveness(out, l))
     })
+}
+
+/// In a program as the compiler made it, functions of package runtime are in files of a directory runtime, trimmed paths or not.
+fn obfuscated(image: &Image) -> Option<String> {
+    let main = image.pclntab.find_name("runtime.main")?;
+    let (file, _) = main.file_line(main.entry())?;
+    let mut parts = file.rsplit('/');
+    let (_, directory) = (parts.next(), parts.next());
+    (directory != Some("runtime")).then(|| format!("runtime.main is in {file:?}"))
 }
