@@ -487,9 +487,10 @@ impl Tracees {
                     let _ = ptrace::reap(tid);
                     false
                 }
-                Ok(ptrace::Stop::Running) => true,
+                Ok(ptrace::Stop::Running) if *stop == ptrace::Stop::Running => true,
                 Ok(now) => {
-                    // The stop is unconsumed, so looking again shows it; what was seen at first is the fallback.
+                    // The stop is unconsumed, so looking again shows it; what was seen at first is the fallback, also where
+                    // an injected call failed half way and took the stop.
                     let signal = match (now, *stop) {
                         (ptrace::Stop::Signal(s), _) | (_, ptrace::Stop::Signal(s)) => s,
                         _ => 0,
