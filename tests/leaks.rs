@@ -14,13 +14,8 @@ fn scenarios(release: &str, variant: &str) -> Vec<String> {
     String::from_utf8(out.stdout).expect("text").split_whitespace().map(str::to_owned).collect()
 }
 
-/// Truth counts what else the scenario makes the heap grow by: the server's side of the connections of
-/// response-body-not-closed. In a binary without symbols two words of one variable are two variables, so that what both
-/// the list and the map of lru-without-eviction hold is told without the map itself.
-fn tolerance(scenario: &str, stripped: bool) -> f64 {
+fn tolerance(scenario: &str) -> f64 {
     match scenario {
-        "response-body-not-closed" => 0.15,
-        "lru-without-eviction" if stripped => 0.12,
         // What malloc needs for itself, and arenas of threads.
         "leak" => 0.03,
         _ => 0.01,
@@ -46,7 +41,7 @@ fn faults(truth: &Value, suspects: &[Value], scenario: &str, stripped: bool) -> 
     // What C holds is what is left of resident memory: the C library's own arenas, caches of threads and pages of the
     // runtime's in which nothing known was seen count with it.
     let slack = if truth["pattern"] == "cgo-memory" { f64::from(1 << 20) } else { 0.0 };
-    if (want - got).abs() > tolerance(scenario, stripped) * want + slack {
+    if (want - got).abs() > tolerance(scenario) * want + slack {
         let _ = write!(out, "{got} bytes for {want}; ");
     }
     out

@@ -62,8 +62,20 @@ func startServer() {
 	serverURL = strings.TrimSpace(line)
 }
 
-func leakBodies(int) {
+// closeBody asks once and does it right: what net/http makes for itself on first use is no leak.
+func closeBody() {
 	startServer()
+	response, err := http.Get(serverURL)
+	if err != nil {
+		fixture.Fail(err.Error())
+	}
+	io.Copy(io.Discard, response.Body)
+	response.Body.Close()
+	http.DefaultClient.CloseIdleConnections()
+	time.Sleep(waitStart)
+}
+
+func leakBodies(int) {
 	for i := 0; i < 40; i++ {
 		response, err := http.Get(serverURL)
 		if err != nil {

@@ -306,7 +306,7 @@ var leaks = map[string]*Leak{
 	"response-body-not-closed": {
 		pattern: "response-body-not-closed", holder: "goroutine net/http.(*persistConn).readLoop", typ: "net/http.persistConn",
 		objects: 40, bytes: 40 * 8192, also: []string{"goroutine-pile-up"},
-		add: leakBodies,
+		prepare: closeBody, add: leakBodies,
 	},
 	"channel-backlog": {
 		pattern: "channel-backlog", holder: "global main.backlog", typ: "main.Event", objects: 5000, bytes: 5000 * 264,

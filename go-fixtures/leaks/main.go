@@ -21,7 +21,9 @@ type Leak struct {
 	objects, bytes int
 	// once: the objects do not become more with the batches.
 	once bool
-	add  func(batch int)
+	// prepare does once, before anything is measured, what else the first batch would do.
+	prepare func()
+	add     func(batch int)
 	// refill runs before the last collection of a measurement, for what does not survive two.
 	refill func()
 }
@@ -55,6 +57,9 @@ func atRest(refill func()) (heap, stack uint64) {
 
 func planted(l *Leak) func() {
 	return func() {
+		if l.prepare != nil {
+			l.prepare()
+		}
 		heap0, stack0 := atRest(nil)
 		batches := 0
 		grow := func(n int) {

@@ -168,7 +168,7 @@ pub fn symbolize(rt: &Runtime, stack: &Stack) -> Vec<StackFrame> {
 }
 
 /// Generic arguments as the runtime prints them: `F[go.shape.int]` is `F[...]` (runtime/traceback.go printFuncName).
-fn plain_name(name: &str) -> String {
+pub fn plain_name(name: &str) -> String {
     match (name.find('['), name.rfind(']')) {
         (Some(i), Some(j)) if i < j => format!("{}[...]{}", &name[..i], &name[j + 1..]),
         _ => name.to_owned(),

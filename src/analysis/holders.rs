@@ -214,6 +214,8 @@ enum Place<'r> {
     Runtime(Global),
     /// Code refers to its start.
     Code,
+    /// Static data that the variable points to, to which code refers.
+    Pointed,
     Nothing,
 }
 
@@ -247,7 +249,16 @@ fn place<'r>(rt: &'r Runtime, built: &Built, at: Addr) -> (Place<'r>, Addr) {
         return found;
     }
     const NEAR: u64 = 4096;
-    match rt.image.code_index().nearest(at).filter(|s| at.0.wrapping_sub(s.0) < NEAR) {
+    let index = rt.image.code_index();
+    let nearest = |at: Addr| index.nearest(at).filter(|s| at.0.wrapping_sub(s.0) < NEAR);
+    let link = built.global_links.partition_point(|l| l.0 <= at).checked_sub(1).map(|i| built.global_links[i]);
+    if let Some((data, pointer)) = link.filter(|l| at.0 - l.0.0 < NEAR)
+        && index.only_initialised(data, at)
+        && let Some(start) = nearest(pointer)
+    {
+        return (Place::Pointed, start);
+    }
+    match nearest(at) {
         Some(start) => (Place::Code, start),
         None => (Place::Nothing, at),
     }
@@ -268,6 +279,7 @@ pub fn global_name(rt: &Runtime, built: &Built, at: Addr) -> String {
         _ => " (static data)".into(),
     };
     match place {
+        Place::Pointed => rt.image.name_global(start).unwrap_or_else(|| format!("global at {start}")),
         Place::Symbol(name) => format!("global {name}{tail}"),
         Place::Runtime(g) => format!("global {}{tail}", g.name()),
         Place::Code | Place::Nothing => rt.image.name_global(at).unwrap_or_else(|| format!("global at {at}")),

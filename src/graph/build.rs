@@ -14,7 +14,7 @@ use crate::{
         Runtime,
         heap::{
             Heap, PointerMasks, SlotBits, Span,
-            specials::{self, SpecialRoot},
+            specials::{self, SpecialRoot, Specials},
         },
         layout::{Field, Global, Struct},
         sched::Goroutine,
@@ -34,6 +34,8 @@ pub struct Built {
     /// Pointers from global variables to global variables: (where to, where the pointer is), sorted. Static data that
     /// the compiler made for `var x = &T{...}` has no name of its own: x leads to it.
     pub global_links: Vec<(Addr, Addr)>,
+    /// Objects that the heap profile sampled, with the bucket of their allocation (`specials::stack`).
+    pub samples: Vec<(ObjectId, Addr)>,
 }
 
 /// Bytes of heap that one task reads at once: small enough to stay in a core's own cache until it is scanned.
@@ -206,10 +208,11 @@ pub fn build_from(
         });
     }
     let mut global_links = Vec::new();
-    graph.roots = roots(rt, heap, words, &goroutines, &stacks, &graph, &mut hints, &mut global_links);
+    let Specials { roots: specials, samples } = specials::read(rt, heap);
+    graph.roots = roots(rt, heap, words, &goroutines, &stacks, &specials, &graph, &mut hints, &mut global_links);
     global_links.sort_unstable();
     graph.reachable = reach(&graph, graph.roots.iter().map(|r| r.target));
-    Ok(Built { graph, goroutines, stacks, hints, global_links })
+    Ok(Built { graph, goroutines, stacks, hints, global_links, samples })
 }
 
 /// Puts a part behind what is there and empties it. False if that would be too much.
@@ -488,6 +491,7 @@ fn roots(
     words: &TypeWords,
     goroutines: &[Goroutine],
     stacks: &[Stack],
+    specials: &[SpecialRoot],
     graph: &Graph,
     hints: &mut Hints,
     global_links: &mut Vec<(Addr, Addr)>,
@@ -528,7 +532,7 @@ fn roots(
         }
     }
     let mut finalized = Vec::new();
-    for s in specials::roots(rt, heap) {
+    for &s in specials {
         match s {
             SpecialRoot::Finalizer { object, func, at } => {
                 add(RootKind::Finalizer, at, func.0, Goid(0), 0);

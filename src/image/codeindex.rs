@@ -12,13 +12,16 @@ const NEAR: u64 = 4096;
 /// Referring instructions that are looked at for a name.
 const MAX_REFERRERS: usize = 64;
 
+const INITIALISER: u64 = 1 << 31;
+
 /// References from code to global variables of the program's own module, sorted by address.
 #[derive(Default)]
 pub struct CodeIndex {
     /// Lowest address of data segments, and of text.
     data: u64,
     text: u64,
-    /// Offset of the address from `data` in the upper half, of the instruction from `text` in the lower.
+    /// Offset of the address from `data` in the upper half, of the instruction from `text` in the lower, with
+    /// `INITIALISER` set where that belongs to one.
     refs: Vec<u64>,
 }
 
@@ -37,12 +40,11 @@ impl CodeIndex {
                 if let Some(f) = tab.func(i)
                     && let Some(code) = image.code_of(&f)
                 {
+                    let mark = if initialises(f.name()) { INITIALISER } else { 0 };
                     disasm::references(image.elf.arch, code, f.entry(), |r| {
-                        if module.is_global(r.addr)
-                            && let (Ok(to), Ok(from)) =
-                                (u32::try_from(r.addr.0.wrapping_sub(data)), u32::try_from(r.pc.0.wrapping_sub(text)))
-                        {
-                            out.push(u64::from(to) << 32 | u64::from(from));
+                        let (to, from) = (r.addr.0.wrapping_sub(data), r.pc.0.wrapping_sub(text));
+                        if module.is_global(r.addr) && to <= u32::MAX.into() && from < INITIALISER {
+                            out.push(to << 32 | mark | from);
                         }
                     });
                 }
@@ -80,7 +82,16 @@ impl CodeIndex {
         self.refs[start..]
             .iter()
             .take_while(move |r| Some((*r >> 32) as u32) == to)
-            .map(|r| Addr(self.text + (r & 0xffff_ffff)))
+            .map(|r| Addr(self.text + (r & (INITIALISER - 1))))
+    }
+
+    /// Does no code but initialisers refer to an address from `start` to `end`, both included? So it is with what the
+    /// compiler lays out for `var x = &T{...}`: all other code goes through x.
+    pub fn only_initialised(&self, start: Addr, end: Addr) -> bool {
+        let offset = |a: Addr| a.0.checked_sub(self.data).and_then(|d| u32::try_from(d).ok());
+        let (Some(start), Some(end)) = (offset(start), offset(end)) else { return false };
+        let from = self.refs.partition_point(|r| ((r >> 32) as u32) < start);
+        self.refs[from..].iter().take_while(|r| (*r >> 32) as u32 <= end).all(|r| r & INITIALISER != 0)
     }
 }
 
@@ -126,10 +137,7 @@ fn same_segment(m: &Module, a: Addr, b: Addr) -> bool {
 fn rank(name: &str) -> (u8, u8) {
     let package = name.rsplit_once('/').map_or(name, |(_, last)| last).split('.').next().unwrap_or(name);
     let made = name.starts_with("type:") || name.starts_with("type..") || name.starts_with("go:");
-    let rest = name.rsplit_once('/').map_or(name, |(_, last)| last).strip_prefix(package).unwrap_or("");
-    // Closures in initialisers (`init.func1`, to Go 1.20 `glob..func1`) are code that a person wrote.
-    let numbered = rest.strip_prefix(".init.").is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit()));
-    let init = rest == ".init" || numbered || rest.starts_with(".map.init");
+    let init = initialises(name);
     let origin = if name.starts_with("main.") {
         0
     } else if name.split('/').next().is_some_and(|first| name.contains('/') && first.contains('.')) {
@@ -140,6 +148,15 @@ fn rank(name: &str) -> (u8, u8) {
         2
     };
     (if made { 2 } else { u8::from(init) }, origin)
+}
+
+/// The initialiser of a package, not a closure in one (`init.func1`, to Go 1.20 `glob..func1`), which is code that a person
+/// wrote.
+fn initialises(name: &str) -> bool {
+    let last = name.rsplit_once('/').map_or(name, |(_, last)| last);
+    let rest = last.find('.').map_or("", |dot| &last[dot..]);
+    let numbered = rest.strip_prefix(".init.").is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit()));
+    rest == ".init" || numbered || rest.starts_with(".map.init")
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! image::codetypes: what the code of a program proves about the types of its global variables: the descriptor that a
 //! function passes to the allocator before it stores the result in a global, the map type beside a map that it loads, the
-//! receiver of a method. For binaries without DWARF. Reads machine code and function names only; knows no type table.
+//! receiver of a method; and which type each call of the allocator asks for. For binaries without DWARF. Reads machine
+//! code and function names only; knows no type table.
 //!
 //! Each function is followed once, in address order. What a register holds is kept along forward jumps and dropped
 //! wherever two ways meet that disagree, at targets of backward jumps and across calls, so that a fact holds on every way
@@ -34,12 +35,45 @@ pub enum Said {
     IsReceiver(Addr),
 }
 
+/// What a statement is about: a word of a global variable, or the word `member` bytes into what the pointer there leads to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Place {
+    pub at: Addr,
+    pub member: Option<u32>,
+}
+
+impl Place {
+    fn of(at: u64) -> Place {
+        Place { at: Addr(at), member: None }
+    }
+
+    fn member(at: u64, member: u32) -> Place {
+        Place { at: Addr(at), member: Some(member) }
+    }
+}
+
 /// One statement, and how many instructions make it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Statement {
-    pub at: Addr,
+    pub place: Place,
     pub said: Said,
     pub times: u32,
+}
+
+/// What a call of the allocator asks for. Descriptors are addresses of abi.Type.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Asked {
+    One(Addr),
+    /// An array of these.
+    Elements(Addr),
+}
+
+/// What the code of a program says, by address: of global variables, and of calls by the address they return to.
+#[derive(Default)]
+pub(super) struct CodeTypes {
+    /// Sorted by place.
+    statements: Vec<Statement>,
+    calls: Vec<(Addr, Asked)>,
 }
 
 /// What was just made, and so what its pointer points to.
@@ -63,6 +97,8 @@ enum Value {
     Address(u64),
     /// The word of a global variable.
     Loaded(u64),
+    /// The word so many bytes into what the pointer in a global variable leads to.
+    Member(u64, u32),
     Made(Made),
 }
 
@@ -95,6 +131,8 @@ enum Callee {
 const MAX_CHAIN: usize = 4;
 /// Stack words of one function that are kept track of.
 const MAX_SPILLS: usize = 64;
+/// A member further into a struct is not kept track of.
+const MAX_MEMBER: u64 = 1 << 12;
 /// Pending jump targets of one function.
 const MAX_TARGETS: usize = 4096;
 
@@ -258,7 +296,9 @@ struct Walk<'a> {
     image: &'a Image,
     module: &'a Module,
     callees: &'a HashMap<u64, Callee>,
-    found: Vec<(u64, Word)>,
+    found: Vec<(Place, Word)>,
+    /// Calls of the allocator, by the address they return to.
+    calls: Vec<(Addr, Asked)>,
     /// Places of this function's constants in globals.
     numbers: Vec<u64>,
     /// The first result of the function, over all its returns; `None` before the first.
@@ -288,14 +328,15 @@ impl Walk<'_> {
         }
     }
 
-    fn store(&mut self, global: u64, value: Value) {
+    fn store(&mut self, to: Place, value: Value) {
         let Value::Made(made) = value else { return };
-        self.found.push((global, said(made)));
+        self.found.push((to, said(made)));
     }
 
-    fn call(&mut self, target: u64, state: &mut State) {
+    /// A call of `target`, which returns to `next`.
+    fn call(&mut self, target: u64, next: u64, state: &mut State) {
         let regs = state.regs;
-        let say = |found: &mut Vec<(u64, Word)>, at: u64, what: Said| found.push((at, Word::Said(what)));
+        let say = |found: &mut Vec<(Place, Word)>, at: Place, what: Said| found.push((at, Word::Said(what)));
         let kind = self.callees.get(&target).copied();
         if kind == Some(Callee::Barrier) {
             state.regs[11] = Value::Unknown;
@@ -304,12 +345,12 @@ impl Walk<'_> {
         state.forget_registers();
         let Some(kind) = kind else {
             state.regs[RAX] = Value::Made(Made::ResultOf(target));
-            let what: fn(Addr) -> Said = match regs[RAX] {
-                Value::Loaded(_) => Said::PointerToReceiver,
-                Value::Address(a) if self.is_global(a) => Said::IsReceiver,
+            let (at, what): (Place, fn(Addr) -> Said) = match regs[RAX] {
+                Value::Loaded(at) => (Place::of(at), Said::PointerToReceiver),
+                Value::Member(at, member) => (Place::member(at, member), Said::PointerToReceiver),
+                Value::Address(a) if self.is_global(a) => (Place::of(a), Said::IsReceiver),
                 _ => return,
             };
-            let (Value::Loaded(at) | Value::Address(at)) = regs[RAX] else { return };
             if self.image.pclntab.find(Addr(target)).is_some_and(|f| is_pointer_method(f.name())) {
                 say(&mut self.found, at, what(Addr(target)));
             }
@@ -324,7 +365,12 @@ impl Walk<'_> {
             Callee::Str => Some(Made::Str),
             Callee::Bytes => Some(Made::Bytes),
             Callee::UseMap => {
-                if let (Some(ty), Value::Loaded(at)) = (self.descriptor(regs[RAX]), regs[RBX]) {
+                let map = match regs[RBX] {
+                    Value::Loaded(at) => Some(Place::of(at)),
+                    Value::Member(at, member) => Some(Place::member(at, member)),
+                    _ => None,
+                };
+                if let (Some(ty), Some(at)) = (self.descriptor(regs[RAX]), map) {
                     say(&mut self.found, at, Said::Is(Addr(ty)));
                 }
                 None
@@ -336,7 +382,7 @@ impl Walk<'_> {
                         if let Value::Address(at) = place
                             && self.is_global(at)
                         {
-                            say(&mut self.found, at, Said::Is(Addr(ty)));
+                            say(&mut self.found, Place::of(at), Said::Is(Addr(ty)));
                         }
                     }
                 }
@@ -344,6 +390,12 @@ impl Walk<'_> {
             }
             Callee::Barrier => None,
         };
+        let asked = match made {
+            Some(Made::Object(t)) => Some(Asked::One(Addr(t))),
+            Some(Made::Elements(t)) => Some(Asked::Elements(Addr(t))),
+            _ => None,
+        };
+        self.calls.extend(asked.map(|a| (Addr(next), a)));
         state.regs[RAX] = made.map_or(Value::Unknown, Value::Made);
     }
 
@@ -360,7 +412,8 @@ impl Walk<'_> {
         self.follow(code, base);
         for (at, word) in self.found.get_mut(first..).unwrap_or_default() {
             if let Word::Said(Said::PointerTo(t)) = *word
-                && self.numbers.contains(&(*at + 8))
+                && at.member.is_none()
+                && self.numbers.contains(&(at.at.0 + 8))
             {
                 *word = Word::Said(Said::StartOf(t));
             }
@@ -401,7 +454,7 @@ impl Walk<'_> {
             let now = state.get_or_insert_with(State::default);
             match i.flow_control() {
                 FlowControl::Next => self.plain(&i, now),
-                FlowControl::Call => self.call(i.near_branch_target(), now),
+                FlowControl::Call => self.call(i.near_branch_target(), i.next_ip(), now),
                 FlowControl::IndirectCall => now.forget_registers(),
                 FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch => {
                     let to = i.near_branch_target();
@@ -439,6 +492,14 @@ impl Walk<'_> {
         let rip = i.is_ip_rel_memory_operand();
         let on_stack = || i.memory_base() == Register::RSP && i.memory_index() == Register::None;
         let stack_at = || i.memory_displacement64() as i64;
+        // In what a pointer that was just loaded from a variable leads to.
+        let member = |state: &State| {
+            let within = i.memory_displacement64() < MAX_MEMBER && i.memory_index() == Register::None;
+            match state.regs[full(i.memory_base()).filter(|_| within)?] {
+                Value::Loaded(at) => Some(Place::member(at, i.memory_displacement64() as u32)),
+                _ => None,
+            }
+        };
         match i.mnemonic() {
             Cmp | Test | Bt | Ucomisd | Ucomiss | Nop | Int3 | Prefetcht0 | Prefetchnta | Comisd => {}
             Push | Pop => state.spills.clear(),
@@ -446,7 +507,7 @@ impl Walk<'_> {
                 let wide = i.op1_register().is_gpr64();
                 let value = full(i.op1_register()).filter(|_| wide).map_or(Value::Unknown, |r| state.regs[r]);
                 if rip {
-                    self.store(i.ip_rel_memory_address(), value);
+                    self.store(Place::of(i.ip_rel_memory_address()), value);
                     for v in state.regs.iter_mut().chain(state.spills.iter_mut().map(|s| &mut s.1)) {
                         if *v == Value::Loaded(i.ip_rel_memory_address()) {
                             *v = Value::Unknown;
@@ -454,6 +515,8 @@ impl Walk<'_> {
                     }
                 } else if on_stack() {
                     state.spill(stack_at(), value);
+                } else if let Some(to) = member(state) {
+                    self.store(to, value);
                 }
             }
             Mov if memory(0) => {
@@ -487,6 +550,8 @@ impl Walk<'_> {
                     Value::Loaded(i.ip_rel_memory_address())
                 } else if memory(1) && on_stack() {
                     state.spilled(stack_at())
+                } else if let Some(Place { at, member: Some(member) }) = member(state).filter(|_| memory(1)) {
+                    Value::Member(at.0, member)
                 } else {
                     Value::Unknown
                 };
@@ -555,41 +620,52 @@ fn said(made: Made) -> Word {
 }
 
 impl Image {
-    /// What the code of the program's own module says of its global variables, sorted by address; worked out on first
-    /// use, which is best made before the target is stopped. Nothing on arm64.
+    /// What the code of the program's own module says of its global variables and of what they point to, sorted by place;
+    /// worked out on first use, which is best made before the target is stopped. Nothing on arm64.
     pub fn code_types(&self) -> &[Statement] {
-        self.code_types.get_or_init(|| self.read_code_types())
+        &self.read_code().statements
     }
 
-    fn read_code_types(&self) -> Vec<Statement> {
-        let (Some(module), Some(tab)) = (self.modules.first(), self.pclntab.tables().first()) else {
-            return Vec::new();
-        };
-        if self.elf.arch != Arch::Amd64 {
-            return Vec::new();
+    /// What the call that returns to `pc` asks the allocator for. From the same reading.
+    pub fn asked_at(&self, pc: Addr) -> Option<Asked> {
+        let calls = &self.read_code().calls;
+        calls.binary_search_by_key(&pc, |c| c.0).ok().map(|i| calls[i].1)
+    }
+
+    fn read_code(&self) -> &CodeTypes {
+        self.code_types.get_or_init(|| CodeTypes::of(self).unwrap_or_default())
+    }
+}
+
+impl CodeTypes {
+    fn of(image: &Image) -> Option<CodeTypes> {
+        let (module, tab) = (image.modules.first()?, image.pclntab.tables().first()?);
+        if image.elf.arch != Arch::Amd64 {
+            return None;
         }
-        let minor = self.go_version.minor;
+        let minor = image.go_version.minor;
         let callees: HashMap<u64, Callee> =
             tab.funcs().filter_map(|f| Some((f.entry().0, callee(f.name(), minor)?))).collect();
-        type Part = (Vec<(u64, Word)>, Vec<(u64, Made)>);
-        let (found, results): Part = (0..tab.len())
+        type Part = (Vec<(Place, Word)>, Vec<(u64, Made)>, Vec<(Addr, Asked)>);
+        let (found, results, mut calls): Part = (0..tab.len())
             .into_par_iter()
             .with_min_len(64)
             .fold(Part::default, |mut out, i| {
                 if let Some(f) = tab.func(i)
-                    && let Some(code) = self.code_of(&f)
+                    && let Some(code) = image.code_of(&f)
                     && !f.flags().asm()
                 {
                     let mut walk = Walk {
-                        image: self,
+                        image,
                         module,
                         callees: &callees,
                         found: std::mem::take(&mut out.0),
+                        calls: std::mem::take(&mut out.2),
                         numbers: Vec::new(),
                         result: None,
                     };
                     walk.function(code, f.entry());
-                    out.0 = walk.found;
+                    (out.0, out.2) = (walk.found, walk.calls);
                     if let Some(Value::Made(made)) = walk.result {
                         out.1.push((f.entry().0, made));
                     }
@@ -599,8 +675,10 @@ impl Image {
             .reduce(Part::default, |mut a, mut b| {
                 a.0.append(&mut b.0);
                 a.1.append(&mut b.1);
+                a.2.append(&mut b.2);
                 a
             });
+        calls.par_sort_unstable();
         let results: HashMap<u64, Made> = results.into_iter().collect();
         let resolve = |word: Word| {
             let mut word = word;
@@ -612,17 +690,17 @@ impl Image {
             }
             None
         };
-        let mut all: Vec<(Addr, Said)> =
-            found.into_iter().filter_map(|(at, word)| Some((Addr(at), resolve(word)?))).collect();
+        let mut all: Vec<(Place, Said)> =
+            found.into_iter().filter_map(|(at, word)| Some((at, resolve(word)?))).collect();
         all.par_sort_unstable();
-        let mut out: Vec<Statement> = Vec::new();
-        for (at, said) in all.into_iter().filter(|(at, _)| module.is_global(*at)) {
-            match out.last_mut() {
-                Some(s) if s.at == at && s.said == said => s.times += 1,
-                _ => out.push(Statement { at, said, times: 1 }),
+        let mut statements: Vec<Statement> = Vec::new();
+        for (place, said) in all.into_iter().filter(|(place, _)| module.is_global(place.at)) {
+            match statements.last_mut() {
+                Some(s) if s.place == place && s.said == said => s.times += 1,
+                _ => statements.push(Statement { place, said, times: 1 }),
             }
         }
-        out
+        Some(CodeTypes { statements, calls })
     }
 }
 

@@ -165,7 +165,7 @@ pub struct Image {
     /// Separate file with symbols and DWARF, if one was used.
     pub debug_path: Option<PathBuf>,
     code_index: OnceLock<codeindex::CodeIndex>,
-    code_types: OnceLock<Vec<codetypes::Statement>>,
+    code_types: OnceLock<codetypes::CodeTypes>,
 }
 
 impl Image {

@@ -136,7 +136,7 @@ impl Evidence {
         out.read_headers(rt, heap, typed, &headers);
         out.read_containers(rt, heap, &containers);
         out.read_timers(rt, heap, built, &timers);
-        out.read_samples(rt, heap);
+        out.read_samples(rt, &built.samples);
         let waiting = built.goroutines.iter().filter(|g| !g.wait_reason.is_empty()).count() as u64;
         if waiting >= Thresholds::default().goroutines {
             out.waits = waits::read(rt, &built.goroutines, &built.stacks);
@@ -144,12 +144,12 @@ impl Evidence {
         out
     }
 
-    fn read_samples(&mut self, rt: &Runtime, heap: &Heap) {
+    fn read_samples(&mut self, rt: &Runtime, samples: &[(ObjectId, Addr)]) {
         const DEFAULT_RATE: u64 = 512 << 10;
         let rate = rt.globals.get(Global::MemProfileRate).and_then(|at| rt.target.read_u64(at).ok());
         self.sample_rate = rate.filter(|&r| r > 0).unwrap_or(DEFAULT_RATE);
         let mut known: HashMap<Addr, Option<u32>> = HashMap::new();
-        for (id, bucket) in specials::samples(rt, heap) {
+        for &(id, bucket) in samples {
             let stack = *known.entry(bucket).or_insert_with(|| {
                 let stack = specials::stack(rt, bucket)?;
                 self.stacks.push(stack);

@@ -68,7 +68,8 @@ fn judge(s: &mut Suspect, points: &[(f64, f64)], looks: usize) -> f64 {
         if t.certain && t.low > 0.0 && enough {
             s.certainty = s.certainty.max(Certainty::Likely);
             let gained = units::bytes(gained as u64);
-            s.evidence.push(format!("it grew by {gained} over {} looks, more than chance explains", points.len()));
+            let (n, span) = (points.len(), units::duration_ns((hours * 3.6e12) as u64));
+            s.evidence.push(format!("it grew by {gained} over {n} looks in {span}, more than chance explains"));
             return last.1 - first.1;
         }
     } else if points.len() == 2 && looks == 2 && hours > 0.0 {

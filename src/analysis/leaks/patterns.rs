@@ -7,11 +7,15 @@ use super::{
     piles::{Content, Pile},
 };
 use crate::{
-    analysis::{goroutines::StackFrame, holders::HolderKind, locals::LocalHolders},
+    analysis::{
+        goroutines::{StackFrame, plain_name},
+        holders::HolderKind,
+        locals::LocalHolders,
+    },
     base::{Addr, KnownBy, ObjectId, units},
     image::{
         FuncId,
-        codetypes::{Said, receiver},
+        codetypes::{Place, Said, receiver},
     },
     runtime::{
         Runtime,
@@ -228,6 +232,14 @@ fn is_global(case: &Case, pile: &Pile, g: Global) -> bool {
 /// The holder by name; where several hold the pile, the first global that leads there, else the first root.
 fn holder_name(case: &Case, pile: &Pile) -> String {
     if let Some(h) = pile.holder {
+        // What a P leads to is the runtime's; of a program's own things it holds its timers with their functions.
+        let timer = |id: &ObjectId| {
+            let name = case.type_name(*id);
+            ["runtime.timer", "[]runtime.timerWhen", "[]*runtime.timer", "time.Timer", "time.Ticker"].contains(&name)
+        };
+        if is_global(case, pile, Global::Allp) && pile.chain.iter().any(timer) {
+            return "timer".into();
+        }
         return case.holders.name(case.rt, case.built, h);
     }
     let target = pile.chain.first().copied().or(pile.contents.first().map(|c| c.example));
@@ -390,8 +402,9 @@ fn variable_type(case: &Case, holder: u32) -> Option<String> {
 pub fn type_of_variable(rt: &Runtime, at: Addr) -> Option<String> {
     let Some(dwarf) = &rt.image.dwarf else {
         let statements = rt.image.code_types();
-        let from = statements.partition_point(|s| s.at < at);
-        return statements[from..].iter().take_while(|s| s.at == at).find_map(|s| match s.said {
+        let place = Place { at, member: None };
+        let from = statements.partition_point(|s| s.place < place);
+        return statements[from..].iter().take_while(|s| s.place == place).find_map(|s| match s.said {
             Said::IsReceiver(entry) => receiver(rt.image.pclntab.find(entry)?.name()),
             _ => None,
         });
@@ -480,6 +493,11 @@ fn containers(case: &Case, pile: &Pile, names: &Names) -> Option<Verdict> {
     if elements > 64 && elements * 4 >= pile.contents.iter().map(|c| c.objects).sum() {
         return possible(Pattern::LinkedList, format!("lists of {} elements together", units::count(elements)));
     }
+    // A buffer by itself: nothing in it can be removed.
+    let bare = |c: &Content| c.objects == 1 && case.heap.span_of(c.example).noscan && c.bytes * 10 >= pile.retained * 9;
+    if main_content(case, pile).is_some_and(|c| bare(&c)) {
+        return possible(Pattern::LargeObject, "one buffer is most of it".to_owned());
+    }
     let in_slice = pile.chain.iter().rev().any(|&id| types.kind(case.typed.typing.type_of(id)) == Kind::Backing);
     if in_slice {
         let why = "a slice holds it".to_owned();
@@ -541,14 +559,22 @@ fn allocated_at(case: &Case, pile: &Pile) -> Option<Site> {
 fn site(case: &Case, stack: &[Addr]) -> Vec<StackFrame> {
     const MAX_FRAMES: usize = 32;
     let mut frames: Vec<StackFrame> = Vec::new();
-    for pc in stack {
+    // Calls that were inlined and those around them have an entry each (runtime/traceback.go tracebackPCs), but for those
+    // around the last one: what an entry shares with the next is told there.
+    let mut next: Vec<StackFrame> = Vec::new();
+    for pc in stack.iter().rev() {
         // Return addresses: the call is the instruction before.
         let at = Addr(pc.0.saturating_sub(1));
         let Some(f) = case.rt.image.pclntab.find(at) else { continue };
-        for l in f.inline_frames(at).filter(|l| l.func_id != FuncId::Wrapper) {
-            frames.push(StackFrame { function: l.function.to_owned(), file: l.file.to_owned(), line: l.line });
-        }
+        let own = f.inline_frames(at).filter(|l| l.func_id != FuncId::Wrapper);
+        let own: Vec<StackFrame> = own
+            .map(|l| StackFrame { function: plain_name(l.function), file: l.file.to_owned(), line: l.line })
+            .collect();
+        let shared = own.len() > 1 && own[1..] == next[..];
+        frames.extend(own[..if shared { 1 } else { own.len() }].iter().rev().cloned());
+        next = own;
     }
+    frames.reverse();
     let allocator = |f: &StackFrame| ["runtime.", "internal/runtime/"].iter().any(|p| f.function.starts_with(p));
     frames.into_iter().skip_while(allocator).take(MAX_FRAMES).collect()
 }

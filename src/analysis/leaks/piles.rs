@@ -171,7 +171,7 @@ fn judge_crowds(case: &Case, mut crowds: Vec<Crowd>, told: &mut Bitmap) -> Vec<P
     let mut walks = 0;
     let mut freed = |members: &[usize], otherwise: u64| {
         walks += 1;
-        if walks > MAX_WALKS { otherwise } else { freed_without(case, members, told) }
+        if walks > MAX_WALKS { (otherwise, Vec::new()) } else { freed_without(case, members, told) }
     };
     let stack = |&i: &usize| {
         let (low, high) = case.built.goroutines[i].stack;
@@ -182,23 +182,26 @@ fn judge_crowds(case: &Case, mut crowds: Vec<Crowd>, told: &mut Bitmap) -> Vec<P
         let mut single: Vec<Pile> = group
             .iter()
             .map(|c| {
-                let mut p = pile(case, Some(c.holder), vec![], &[c.node]);
+                let (retained, shared) = freed(&c.members, case.dom.retained(c.node));
+                let mut p = pile(case, Some(c.holder), vec![], &[&[c.node], &shared[..]].concat());
                 p.goroutines = c.members.len() as u64;
                 p.stack_bytes = c.members.iter().map(stack).sum();
-                p.retained = freed(&c.members, p.retained);
+                p.retained = retained;
                 p
             })
             .collect();
         let apart: u64 = single.iter().map(|p| p.retained).sum();
         let all: Vec<usize> = group.iter().flat_map(|c| c.members.iter().copied()).collect();
         if group.len() > 1 {
-            let together = freed(&all, apart);
+            let (together, shared) = freed(&all, apart);
             if together.abs_diff(apart) > apart / 8 {
                 single.sort_by_key(|p| std::cmp::Reverse(p.retained));
-                let mut first = single.remove(0);
+                let nodes: Vec<Node> = group.iter().map(|c| c.node).chain(shared).collect();
+                let mut first = pile(case, single[0].holder, vec![], &nodes);
                 first.retained = together;
-                first.stack_bytes += single.iter().map(|p| p.stack_bytes).sum::<u64>();
-                first.companions = single.iter().filter_map(|p| p.holder).collect();
+                first.goroutines = single[0].goroutines;
+                first.stack_bytes = single.iter().map(|p| p.stack_bytes).sum();
+                first.companions = single[1..].iter().filter_map(|p| p.holder).collect();
                 single = vec![first];
             }
         }
@@ -220,8 +223,9 @@ fn by_origin(mut crowds: Vec<Crowd>) -> Vec<Vec<Crowd>> {
 }
 
 /// Bytes that would be freed if these goroutines ended: a walk without their stacks and what the runtime keeps for them:
-/// the g itself, its places in queues of waiters, its entries in the timer heaps.
-fn freed_without(case: &Case, members: &[usize], told: &mut Bitmap) -> u64 {
+/// the g itself, its places in queues of waiters, its entries in the timer heaps. And what of it several roots hold together,
+/// the top of each part.
+fn freed_without(case: &Case, members: &[usize], told: &mut Bitmap) -> (u64, Vec<Node>) {
     let graph = &case.built.graph;
     let mut seen = Bitmap::new(graph.slots());
     let gone: std::collections::HashSet<Goid> = members.iter().map(|&i| case.built.goroutines[i].goid).collect();
@@ -259,8 +263,10 @@ fn freed_without(case: &Case, members: &[usize], told: &mut Bitmap) -> u64 {
     for o in graph.reachable.iter_ones().filter(|&o| !reached.get(o)) {
         told.set(o);
     }
+    let freed = |n: &Node| case.object(*n).is_some_and(|id| !reached.get(id.index()));
+    let shared = case.dom.children(case.dom.root()).filter(freed).collect();
     // Queues of others were avoided as well: what hangs there alone is little, and theirs.
-    case.live_bytes.saturating_sub(kept)
+    (case.live_bytes.saturating_sub(kept), shared)
 }
 
 /// A child is heavy that retains one of so many parts of its parent.

@@ -207,14 +207,15 @@ fn text(out: &mut dyn Write, r: &LeaksResult) -> io::Result<()> {
     if r.suspects.is_empty() {
         return nothing(out, r, &looks);
     }
-    writeln!(
-        out,
-        "{}{looks}; {} alive in {} objects.",
-        if r.suspects.len() == 1 { "One suspect".to_owned() } else { format!("{} suspects", r.suspects.len()) },
-        units::bytes(r.live_bytes),
-        units::count(r.live_objects)
-    )?;
-    for (i, s) in r.suspects.iter().enumerate() {
+    // Those that could have grown and did not are only large: one line each.
+    let (large, told): (Vec<&Suspect>, Vec<&Suspect>) = r.suspects.iter().partition(|s| only_large(s));
+    let alive = format!("{} alive in {} objects", units::bytes(r.live_bytes), units::count(r.live_objects));
+    match told.len() {
+        0 => writeln!(out, "Nothing grew for certain{looks}; {alive}.")?,
+        1 => writeln!(out, "One suspect{looks}; {alive}.")?,
+        n => writeln!(out, "{n} suspects{looks}; {alive}.")?,
+    }
+    for (i, s) in told.iter().enumerate() {
         let sure = match s.certainty {
             Certainty::Sure => "sure",
             Certainty::Likely => "likely",
@@ -267,8 +268,27 @@ fn text(out: &mut dyn Write, r: &LeaksResult) -> io::Result<()> {
             }
         }
         writeln!(out, "   do: {}", s.advice)?;
+        if s.growth_is_certain == Some(true) && s.certainty == Certainty::Likely {
+            writeln!(
+                out,
+                "   what is emptied more seldom than these looks lasted grows in the same way: look again for longer"
+            )?;
+        }
+    }
+    if !large.is_empty() {
+        writeln!(out, "\nLarge, but not certain to have grown{looks}:")?;
+    }
+    for s in large {
+        let last = s.path.last().map(|step| format!(", at {step}")).unwrap_or_default();
+        writeln!(out, "   {}: {} holds {}{}{last}", called(s), s.holder, units::bytes(s.retained_bytes), of_heap(s))?;
     }
     explain_near(out, &r.suspects)
+}
+
+/// Several looks saw it, and what it gained may be chance.
+fn only_large(s: &Suspect) -> bool {
+    let grew = s.growth_is_certain == Some(true) && s.growth_bytes_per_hour > Some(0.0);
+    s.certainty == Certainty::Possible && s.growth_is_certain.is_some() && !grew
 }
 
 /// Why there is no suspect.

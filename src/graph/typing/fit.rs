@@ -12,7 +12,7 @@ const CLASSES: [u16; 68] = [
 ];
 const PAGE: u64 = 8192;
 /// Pointer-free objects below this size share a 16-byte block (runtime/malloc.go, maxTinySize).
-const TINY: u64 = 16;
+pub const TINY: u64 = 16;
 
 /// Slot size by eighths of the size asked for.
 static CLASS_OF: [u16; 4097] = {
@@ -56,7 +56,7 @@ pub enum Level {
     Interface = 13,
     /// Code pointer of a closure.
     Closure = 14,
-    /// Malloc header, type of a large object.
+    /// Malloc header, type of a large object, what the allocator was asked for.
     Header = 15,
 }
 
@@ -85,8 +85,10 @@ pub fn fit(types: &TypeTable, slot: &Slot, ty: TypeId, offset: u64) -> Option<Fi
     let at = offset.checked_sub(slot.data)?;
     let (room, size) = (slot.room(), types.size(ty));
     let pointers = types.ptr_bytes(ty) > 0;
-    // The collector would not see its pointers.
-    if pointers && slot.noscan || size == 0 || at >= room {
+    // The collector would not see its pointers. Those of a channel whose elements have none it need not see: all lead to
+    // what is reached otherwise (runtime/chan.go makechan).
+    let blind = pointers && slot.noscan && types.kind(ty) != Kind::ChanHeader;
+    if blind || size == 0 || at >= room {
         return None;
     }
     let part = |level| Some(Fit { level, score: 0, at });

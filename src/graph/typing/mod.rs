@@ -14,12 +14,14 @@
 //! | `spread`    | what an object says of those that it points to, remembered per kind of holder |
 //! | `numbers`   | distinct pieces of evidence, by number |
 //! | `seeds`     | where it begins: malloc headers, interfaces, closures, roots |
+//! | `asked`     | what sampled objects were allocated as, from the code that asked for them |
 //! | `container` | the whole object around a part that a pointer leads to |
 //! | `regions`   | typed memory outside the heap: globals |
 //! | `locals`    | local variables of stopped frames |
 //! | `typed`     | all of it together, for one target |
 //! | `guess`     | types by size, pointers and children, marked as guessed |
 
+mod asked;
 mod container;
 mod engine;
 mod fit;
@@ -70,6 +72,8 @@ pub struct Input<'a> {
     /// Sorted by start; where two overlap, the later one counts.
     pub regions: &'a [Region],
     pub locals: &'a Locals,
+    /// Objects whose place of allocation is known, and what it asked for: a type, or the array of many.
+    pub asked: &'a [(ObjectId, TypeId)],
     /// Objects of more than 512 bytes with pointers begin with a malloc header (Go 1.22+).
     pub malloc_headers: bool,
     /// Whether objects that nothing else types are guessed by size and pointers.

@@ -1,12 +1,12 @@
 //! Typed memory outside the heap: global variables by DWARF or by the code that uses them, and those of the runtime that
 //! are found in any binary.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{Region, seeds::region_at};
 use crate::{
     base::Addr,
-    image::codetypes::{self, Said},
+    image::codetypes::{self, Place, Said},
     runtime::{
         Runtime,
         layout::Global,
@@ -26,7 +26,7 @@ pub fn regions(rt: &Runtime, types: &mut TypeTable, links: &[(Addr, Addr)]) -> V
         }
     }
     if rt.image.dwarf.is_none() {
-        regions.extend(from_code(rt, types));
+        regions.extend(from_code(rt, types, links));
     }
     for (global, element) in [(Global::Allgs, "runtime.g"), (Global::Allp, "runtime.p")] {
         if let (Some(start), Some(ty)) = (rt.globals.get(global), slice_of_pointers(types, element)) {
@@ -75,11 +75,19 @@ fn slice_of_pointers(types: &mut TypeTable, element: &str) -> Option<TypeId> {
     Some(types.slice_of(pointer))
 }
 
-/// Globals of a binary without DWARF: what its code says of them. Where statements contradict each other none counts.
-fn from_code(rt: &Runtime, types: &mut TypeTable) -> Vec<Region> {
-    let statements = rt.image.code_types();
+/// Globals of a binary without DWARF, and static data that they point to: what its code says of them. Where statements
+/// contradict each other none counts.
+fn from_code(rt: &Runtime, types: &mut TypeTable, links: &[(Addr, Addr)]) -> Vec<Region> {
+    let leads: HashMap<Addr, Addr> = links.iter().map(|&(to, from)| (from, to)).collect();
     let mut out: Vec<Region> = Vec::new();
-    for group in statements.chunk_by(|a, b| a.at == b.at) {
+    for group in rt.image.code_types().chunk_by(|a, b| a.place == b.place) {
+        let start = match group[0].place {
+            Place { at, member: None } => at,
+            Place { at, member: Some(member) } => match leads.get(&at) {
+                Some(to) => to.offset(member.into()),
+                None => continue,
+            },
+        };
         let receiver = |s: &Said| matches!(s, Said::PointerToReceiver(_) | Said::IsReceiver(_));
         let (weak, strong): (Vec<_>, Vec<_>) = group.iter().map(|s| s.said).partition(receiver);
         let strong: Vec<TypeId> = strong.into_iter().filter_map(|s| type_of(rt, types, s)).collect();
@@ -87,7 +95,7 @@ fn from_code(rt: &Runtime, types: &mut TypeTable) -> Vec<Region> {
         let said =
             if strong.is_empty() { weak.into_iter().filter_map(|s| type_of(rt, types, s)).collect() } else { strong };
         if let Some(ty) = agreed(types, said) {
-            out.push(Region { start: group[0].at, ty });
+            out.push(Region { start, ty });
         }
     }
     out

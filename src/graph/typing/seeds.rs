@@ -3,7 +3,7 @@
 use super::{
     Region, Slot,
     engine::Engine,
-    fit::{Fit, Level, class_size},
+    fit::{Fit, Level, TINY, class_size},
 };
 use crate::{
     base::{Addr, ObjectId},
@@ -13,6 +13,7 @@ use crate::{
 
 pub(super) fn sow(engine: &mut Engine<'_>) {
     headers(engine);
+    asked(engine);
     closures(engine);
     interfaces(engine);
     roots(engine);
@@ -46,6 +47,25 @@ fn whole(types: &TypeTable, slot: &Slot, ty: TypeId) -> Option<TypeId> {
         return Some(part);
     }
     if class_size(size + slot.data) == slot.size { Some(ty) } else { array.or(Some(ty)) }
+}
+
+/// What the allocator was asked for is what it made. Bytes are another matter: a string is often built in a slice of them, so
+/// whoever holds them knows better.
+fn asked(engine: &mut Engine<'_>) {
+    for &(id, ty) in engine.input.asked {
+        let types = engine.input.types;
+        let Some(&slot) = engine.slots.get(id) else { continue };
+        let (size, array) = (types.size(ty), types.kind(ty) == Kind::Backing);
+        let fits = if array { size <= slot.room() } else { class_size(size + slot.data) == slot.size };
+        let shared = slot.noscan && slot.size == TINY;
+        if size == 0 || !fits || shared || slot.noscan != (types.ptr_bytes(ty) == 0) {
+            continue;
+        }
+        if engine.input.heap.is_allocated(id) && engine.agrees(id, ty, 0, slot.data, false) {
+            let level = if array && slot.noscan { Level::Elements } else { Level::Header };
+            engine.settle(id, ty, Fit { level, score: 0, at: 0 });
+        }
+    }
 }
 
 fn closures(engine: &mut Engine<'_>) {

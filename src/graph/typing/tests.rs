@@ -82,6 +82,7 @@ impl World {
         self.regions.sort();
         Typing::new(Input {
             locals: &Default::default(),
+            asked: &[],
             heap: &heap,
             graph: &graph,
             hints: &self.hints,

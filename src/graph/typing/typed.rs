@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Input, Typing,
+    Input, Typing, asked,
     locals::{self, Locals, Question},
     regions,
 };
@@ -37,6 +37,7 @@ impl Typed {
     pub fn with(rt: &Runtime, heap: &Heap, built: &Built, mut types: TypeTable) -> Typed {
         let sources = Sources::of(rt);
         load_hinted(rt, sources, &mut types, &built.hints);
+        let asked = asked::read(rt, &built.samples, &mut types);
         let module = rt.image.modules.first().map(|m| m.types).unwrap_or_default();
         let descriptor = |types: &TypeTable, off: u64| types.by_addr(module.offset(off));
         if let Some(dwarf) = &rt.image.dwarf {
@@ -70,6 +71,7 @@ impl Typed {
             types: &types,
             regions: &regions,
             locals: &locals,
+            asked: &asked,
             malloc_headers,
             guess: true,
         });

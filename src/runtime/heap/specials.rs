@@ -89,12 +89,20 @@ fn each(rt: &Runtime, heap: &Heap, mut f: impl FnMut(Record<'_>)) {
     }
 }
 
-/// All specials that are roots.
-pub fn roots(rt: &Runtime, heap: &Heap) -> Vec<SpecialRoot> {
+/// Specials that are roots, and samples of the heap profile.
+#[derive(Default)]
+pub struct Specials {
+    pub roots: Vec<SpecialRoot>,
+    /// Objects that the profile sampled, with the address of the bucket that has their allocation stack
+    /// (runtime/mheap.go specialprofile, runtime/mprof.go bucket).
+    pub samples: Vec<(ObjectId, Addr)>,
+}
+
+pub fn read(rt: &Runtime, heap: &Heap) -> Specials {
     let l = &rt.layout;
     // Every record begins with a runtime.special.
     let behind = l.size(Struct::Special).map(|s| FieldLoc { offset: s as u32, width: 8 });
-    let Some(first) = l.field(Field::SpecialFinalizerFn).or(behind) else { return Vec::new() };
+    let Some(first) = l.field(Field::SpecialFinalizerFn).or(behind) else { return Specials::default() };
     for (kind, since) in
         [(Constant::KindSpecialFinalizer, 0), (Constant::KindSpecialWeakHandle, 23), (Constant::KindSpecialCleanup, 24)]
     {
@@ -106,20 +114,25 @@ pub fn roots(rt: &Runtime, heap: &Heap) -> Vec<SpecialRoot> {
     let finalizer = number(Constant::KindSpecialFinalizer);
     let weak = number(Constant::KindSpecialWeakHandle);
     let cleanup = number(Constant::KindSpecialCleanup);
+    let bucket = l.field(Field::SpecialProfileB).zip(l.constant(Constant::KindSpecialProfile));
     // 1.24, 1.25: one word; 1.26+: call, fn, arg.
     let words = if l.has(Field::SpecialCleanupCleanup) { 3 } else { 1 };
-    let mut out = Vec::new();
+    let Specials { mut roots, mut samples } = Specials::default();
     each(rt, heap, |r| {
         if r.kind == finalizer {
             let object = r.span.start.offset(r.offset);
-            out.push(SpecialRoot::Finalizer { object, func: r.word(first.offset), at: r.at });
+            roots.push(SpecialRoot::Finalizer { object, func: r.word(first.offset), at: r.at });
         } else if r.kind == weak {
-            out.push(SpecialRoot::WeakHandle { handle: r.word(first.offset), at: r.at });
+            roots.push(SpecialRoot::WeakHandle { handle: r.word(first.offset), at: r.at });
         } else if r.kind == cleanup {
-            out.extend((0..words).map(|i| SpecialRoot::Cleanup { word: r.word(first.offset + 8 * i), at: r.at }));
+            roots.extend((0..words).map(|i| SpecialRoot::Cleanup { word: r.word(first.offset + 8 * i), at: r.at }));
+        } else if let Some((bucket, _)) = bucket.filter(|b| b.1 == r.kind)
+            && let Some((id, _)) = heap.find(r.span.start.offset(r.offset)).filter(|f| heap.is_allocated(f.0))
+        {
+            samples.push((id, r.word(bucket.offset)));
         }
     });
-    out
+    Specials { roots, samples }
 }
 
 /// Finalizers, cleanups and weak handles by object, sorted. The target must be held.
@@ -141,25 +154,6 @@ pub fn attached(rt: &Runtime, heap: &Heap) -> Vec<(ObjectId, Attached)> {
     });
     out.sort_unstable();
     out.dedup();
-    out
-}
-
-/// Objects that the heap profile sampled, with the address of the bucket that has their allocation stack
-/// (runtime/mheap.go specialprofile, runtime/mprof.go bucket).
-pub fn samples(rt: &Runtime, heap: &Heap) -> Vec<(ObjectId, Addr)> {
-    let (Some(bucket), Some(profile)) =
-        (rt.layout.field(Field::SpecialProfileB), rt.layout.constant(Constant::KindSpecialProfile))
-    else {
-        return Vec::new();
-    };
-    let mut out = Vec::new();
-    each(rt, heap, |r| {
-        if r.kind == profile
-            && let Some((id, _)) = heap.find(r.span.start.offset(r.offset)).filter(|f| heap.is_allocated(f.0))
-        {
-            out.push((id, r.word(bucket.offset)));
-        }
-    });
     out
 }
 
