@@ -214,8 +214,8 @@ enum Place<'r> {
     Runtime(Global),
     /// Code refers to its start.
     Code,
-    /// Static data that the variable points to, to which code refers.
-    Pointed,
+    /// Static data that the variable points to: of that name, or to which code refers.
+    Pointed(Option<&'r str>),
     Nothing,
 }
 
@@ -231,7 +231,7 @@ fn place<'r>(rt: &'r Runtime, built: &Built, at: Addr) -> (Place<'r>, Addr) {
         let i = built.global_links.partition_point(|l| l.0 <= at);
         let link = built.global_links[..i].last().filter(|l| at.0 - l.0.0 < NEAR);
         return match link.and_then(|l| named(l.1)) {
-            Some((name, start)) => (Place::Symbol(name), Addr(start)),
+            Some((name, start)) => (Place::Pointed(Some(name)), Addr(start)),
             None => (Place::Nothing, at),
         };
     }
@@ -256,7 +256,7 @@ fn place<'r>(rt: &'r Runtime, built: &Built, at: Addr) -> (Place<'r>, Addr) {
         && index.only_initialised(data, at)
         && let Some(start) = nearest(pointer)
     {
-        return (Place::Pointed, start);
+        return (Place::Pointed(None), start);
     }
     match nearest(at) {
         Some(start) => (Place::Code, start),
@@ -279,7 +279,8 @@ pub fn global_name(rt: &Runtime, built: &Built, at: Addr) -> String {
         _ => " (static data)".into(),
     };
     match place {
-        Place::Pointed => rt.image.name_global(start).unwrap_or_else(|| format!("global at {start}")),
+        Place::Pointed(Some(name)) => format!("global {name}"),
+        Place::Pointed(None) => rt.image.name_global(start).unwrap_or_else(|| format!("global at {start}")),
         Place::Symbol(name) => format!("global {name}{tail}"),
         Place::Runtime(g) => format!("global {}{tail}", g.name()),
         Place::Code | Place::Nothing => rt.image.name_global(at).unwrap_or_else(|| format!("global at {at}")),

@@ -514,6 +514,9 @@ fn roots(
                 let root = add(kind, at, value, Goid(0), 0);
                 if root.is_none() && rt.image.modules.iter().any(|m| m.is_global(Addr(value))) {
                     global_links.push((Addr(value), at));
+                    if words.contains(before) {
+                        hints.link_interfaces.push((Addr(value), Addr(before)));
+                    }
                 }
                 if let Some(root) = root.filter(|_| words.contains(before)) {
                     hints.root_interfaces.push((root, Addr(before)));

@@ -50,6 +50,8 @@ pub struct Hints {
     pub interfaces: Vec<(u32, Addr)>,
     /// The same for roots (index into `Graph::roots`) in data and bss.
     pub root_interfaces: Vec<(u32, Addr)>,
+    /// The same for pointers from global variables to global variables: (where to, the word).
+    pub link_interfaces: Vec<(Addr, Addr)>,
     /// Objects of spans with pointers whose word 0 is not a pointer by its mask and equals the entry of a function.
     pub closures: Vec<(ObjectId, Addr)>,
 }
@@ -60,6 +62,7 @@ impl Hints {
         self.headers.clear();
         self.interfaces.clear();
         self.root_interfaces.clear();
+        self.link_interfaces.clear();
         self.closures.clear();
     }
 

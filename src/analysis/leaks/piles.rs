@@ -9,6 +9,7 @@ use crate::{
         holders::HolderKind,
     },
     base::{Addr, Bitmap, Goid, KnownBy, ObjectId},
+    graph::{Root, RootKind, reach::reach},
     runtime::{
         layout::Global,
         types::{Kind, TypeId},
@@ -169,9 +170,13 @@ fn judge_crowds(case: &Case, mut crowds: Vec<Crowd>, told: &mut Bitmap) -> Vec<P
     const MAX_WALKS: usize = 24;
     crowds.sort_by_key(|c| std::cmp::Reverse(c.members.len()));
     let mut walks = 0;
+    if crowds.is_empty() {
+        return Vec::new();
+    }
+    let finalized = only_finalized(case);
     let mut freed = |members: &[usize], otherwise: u64| {
         walks += 1;
-        if walks > MAX_WALKS { (otherwise, Vec::new()) } else { freed_without(case, members, told) }
+        if walks > MAX_WALKS { (otherwise, Vec::new()) } else { freed_without(case, members, &finalized, told) }
     };
     let stack = |&i: &usize| {
         let (low, high) = case.built.goroutines[i].stack;
@@ -222,20 +227,37 @@ fn by_origin(mut crowds: Vec<Crowd>) -> Vec<Vec<Crowd>> {
     out
 }
 
+/// Targets of finalizers that nothing else leads to, whoever runs.
+fn only_finalized(case: &Case) -> Vec<ObjectId> {
+    let graph = &case.built.graph;
+    let (finalizers, others): (Vec<&Root>, Vec<&Root>) =
+        graph.roots.iter().partition(|r| r.kind == RootKind::Finalizer);
+    if finalizers.is_empty() {
+        return Vec::new();
+    }
+    let reached = reach(graph, others.iter().map(|r| r.target));
+    finalizers.iter().map(|r| r.target).filter(|t| !reached.get(t.index())).collect()
+}
+
 /// Bytes that would be freed if these goroutines ended: a walk without their stacks and what the runtime keeps for them:
 /// the g itself, its places in queues of waiters, its entries in the timer heaps. And what of it several roots hold together,
-/// the top of each part.
-fn freed_without(case: &Case, members: &[usize], told: &mut Bitmap) -> (u64, Vec<Node>) {
+/// the top of each part. `finalized`: see `only_finalized`; what else finalizers hold goes with the object that they are set on.
+fn freed_without(case: &Case, members: &[usize], finalized: &[ObjectId], told: &mut Bitmap) -> (u64, Vec<Node>) {
     let graph = &case.built.graph;
     let mut seen = Bitmap::new(graph.slots());
     let gone: std::collections::HashSet<Goid> = members.iter().map(|&i| case.built.goroutines[i].goid).collect();
     // Arrays share their names with slices, so by name and not by id.
     const QUEUES: [&str; 3] = ["runtime.sudog", "[]runtime.timerWhen", "[]*runtime.timer"];
     let types = &case.typed.types;
-    // An HTTP transport keeps its connections in maps until their goroutines take them out (net/http/transport.go).
-    let runs = |name: &str| case.holders.function_of(members[0]).contains(name);
-    let own: &[&str] = if runs("net/http.(*persistConn).") { &["http.persistConn"] } else { &[] };
-    let cut = |t: &TypeId| QUEUES.contains(&types.name(*t)) || own.contains(&types.name(*t));
+    // An HTTP transport keeps its connections, and its requests, in maps until their goroutines take them out
+    // (net/http/transport.go Transport.idleConn, reqCanceler).
+    const OF_REQUESTS: [&str; 2] = ["map[*http.Request]context.CancelCauseFunc", "map[http.cancelKey]func(error)"];
+    let http = case.holders.function_of(members[0]).contains("net/http.(*persistConn).");
+    let cut = |t: &TypeId| {
+        let name = types.name(*t);
+        QUEUES.contains(&name)
+            || http && (name == "http.persistConn" || OF_REQUESTS.iter().any(|m| name.starts_with(m)))
+    };
     let queues: Vec<TypeId> = types.ids().filter(cut).collect();
     let avoid = |id: ObjectId| queues.contains(&case.typed.typing.type_of(id));
     for &i in members {
@@ -244,9 +266,11 @@ fn freed_without(case: &Case, members: &[usize], told: &mut Bitmap) -> (u64, Vec
         }
     }
     let mut stack: Vec<ObjectId> = Vec::new();
-    for r in graph.roots.iter().filter(|r| r.goid.0 == 0 || !gone.contains(&r.goid)) {
-        if !avoid(r.target) && seen.insert(r.target.index()) {
-            stack.push(r.target);
+    let stay = |r: &&Root| r.kind != RootKind::Finalizer && (r.goid.0 == 0 || !gone.contains(&r.goid));
+    let kept_by_roots = graph.roots.iter().filter(stay).map(|r| r.target);
+    for target in kept_by_roots.chain(finalized.iter().copied()) {
+        if !avoid(target) && seen.insert(target.index()) {
+            stack.push(target);
         }
     }
     let mut kept = 0u64;

@@ -3,7 +3,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Region, seeds::region_at};
+use super::{
+    Region,
+    seeds::{self, region_at},
+};
 use crate::{
     base::Addr,
     image::codetypes::{self, Place, Said},
@@ -14,8 +17,14 @@ use crate::{
     },
 };
 
-/// Sorted by start, each start once. `links`: pointers from global variables to global variables, (where to, where from).
-pub fn regions(rt: &Runtime, types: &mut TypeTable, links: &[(Addr, Addr)]) -> Vec<Region> {
+/// Sorted by start, each start once. `links`: pointers from global variables to global variables, (where to, where from);
+/// `interfaces`: those that are data words of interfaces, with their type words.
+pub fn regions(
+    rt: &Runtime,
+    types: &mut TypeTable,
+    links: &[(Addr, Addr)],
+    interfaces: &[(Addr, Addr)],
+) -> Vec<Region> {
     let mut regions = Vec::new();
     let module = rt.image.modules.first().map(|m| m.types).unwrap_or_default();
     for v in rt.image.dwarf.iter().flat_map(|d| &d.variables) {
@@ -36,6 +45,16 @@ pub fn regions(rt: &Runtime, types: &mut TypeTable, links: &[(Addr, Addr)]) -> V
     if let (Some(start), Some(m)) = (rt.globals.get(Global::Allm), types.by_name("runtime.m")) {
         regions.push(Region { start, ty: types.pointer_to(m) });
     }
+    let boxes: Vec<Region> = interfaces
+        .iter()
+        .filter_map(|&(start, word)| match seeds::boxed(types, word) {
+            PtrTo::To(ty) => Some(Region { start, ty }),
+            _ => None,
+        })
+        .collect();
+    // Where a variable begins, what is declared says more than what a pointer leads to.
+    let known: HashSet<Addr> = regions.iter().map(|r| r.start).collect();
+    regions.extend(boxes.into_iter().filter(|r| !known.contains(&r.start)));
     regions.sort();
     regions.dedup_by_key(|r| r.start);
     static_data(types, links, &mut regions);

@@ -81,7 +81,7 @@ fn closures(engine: &mut Engine<'_>) {
 }
 
 /// What the data word behind the type word `word` points to.
-fn boxed(types: &TypeTable, word: Addr) -> PtrTo {
+pub(super) fn boxed(types: &TypeTable, word: Addr) -> PtrTo {
     match types.by_type_word(word) {
         Some(ty) if types.is_direct(ty) => types.pointee(ty, 0),
         Some(ty) => PtrTo::To(ty),

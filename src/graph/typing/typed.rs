@@ -60,7 +60,7 @@ impl Typed {
                 types.closure(entry, &name, captured);
             }
         }
-        let regions = regions(rt, &mut types, &built.global_links);
+        let regions = regions(rt, &mut types, &built.global_links, &built.hints.link_interfaces);
         let locals = question.map(|q| locals::find(rt, built, &mut types, &q)).unwrap_or_default();
         types.load(sources, locals.interfaces.iter().map(|i| i.1).collect::<BTreeSet<_>>());
         let malloc_headers = rt.layout.has(Field::MspanLargeType);
@@ -120,6 +120,7 @@ impl Typed {
 fn load_hinted(rt: &Runtime, sources: Sources<'_>, types: &mut TypeTable, hints: &Hints) {
     let headers: BTreeSet<Addr> = hints.headers.iter().map(|h| h.1).filter(|a| !a.is_null()).collect();
     let mut words: Vec<Addr> = hints.interfaces.iter().chain(&hints.root_interfaces).map(|i| i.1).collect();
+    words.extend(hints.link_interfaces.iter().map(|i| i.1));
     words.sort_unstable();
     words.dedup();
     types.load(sources, headers.iter().chain(&words).copied());
