@@ -319,16 +319,16 @@ fn one_goroutine(built: &Built, holders: &Holders, goid: Goid) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::{
         analysis::dominators::HolderTree,
         graph::{Root, RootKind},
     };
 
-    #[test]
-    fn only_topmost_objects_of_a_group_count() {
-        // 0 holds 1 and 3, 1 leads to 2, which is a root as well: between 0 and 3 comes one that 0 does not dominate.
-        let root = |target| Root {
+    fn graph(n: u32, edges: &[(u32, u32)], roots: &[u32]) -> Graph {
+        let root = |&target: &u32| Root {
             kind: RootKind::Data,
             target: ObjectId(target),
             at: Default::default(),
@@ -336,8 +336,60 @@ mod tests {
             goid: Default::default(),
             frame: 0,
         };
-        let edges = [(0, 1), (0, 3), (1, 2)].map(|(a, b)| (ObjectId(a), ObjectId(b)));
-        let graph = Graph::from_edges(4, edges, vec![root(0), root(2)]);
+        let edges = edges.iter().map(|&(a, b)| (ObjectId(a), ObjectId(b)));
+        Graph::from_edges(n as usize, edges, roots.iter().map(root).collect())
+    }
+
+    /// What is reached, with one object taken away.
+    fn reached(g: &Graph, n: u32, without: Option<u32>) -> Vec<bool> {
+        let mut seen = vec![false; n as usize];
+        let mut todo: Vec<u32> = g.roots.iter().map(|r| r.target.0).collect();
+        while let Some(o) = todo.pop() {
+            if Some(o) != without && !std::mem::replace(&mut seen[o as usize], true) {
+                todo.extend(g.children(ObjectId(o)).map(|c| c.0));
+            }
+        }
+        seen
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        /// Against the definition: take each object of a group away by itself and walk again; what is gone in any of these
+        /// walks is what the group retains.
+        #[test]
+        fn a_group_retains_what_is_freed_without_one_of_its_objects(
+            n in 1u32..40,
+            raw in prop::collection::vec((0u32..40, 0u32..40), 0..100),
+            roots in prop::collection::vec(0u32..40, 0..6),
+            groups in 1u32..5,
+        ) {
+            let edges: Vec<_> = raw.into_iter().map(|(a, b)| (a % n, b % n)).collect();
+            let roots: Vec<_> = roots.into_iter().map(|r| r % n).collect();
+            let g = graph(n, &edges, &roots);
+            let tree = HolderTree { parent: vec![None], of_root: vec![0; roots.len()] };
+            let bytes = |o: u32| u64::from(o) * 3 + 1;
+            let dom = Dominators::compute(&g, &tree, |o| bytes(o.0)).expect("small");
+            let all = reached(&g, n, None);
+            let group = |o: u32| o * 7 / 3 % groups;
+            let expected: Vec<u64> = (0..groups)
+                .map(|k| {
+                    let mut gone = vec![false; n as usize];
+                    for o in (0..n).filter(|&o| group(o) == k) {
+                        let left = reached(&g, n, Some(o));
+                        gone.iter_mut().enumerate().for_each(|(i, gone)| *gone |= all[i] && !left[i]);
+                    }
+                    (0..n).filter(|&i| gone[i as usize]).map(bytes).sum()
+                })
+                .collect();
+            prop_assert_eq!(retained_by(&dom, groups as usize, |id| group(id.0)), expected);
+        }
+    }
+
+    #[test]
+    fn only_topmost_objects_of_a_group_count() {
+        // 0 holds 1 and 3, 1 leads to 2, which is a root as well: between 0 and 3 comes one that 0 does not dominate.
+        let graph = graph(4, &[(0, 1), (0, 3), (1, 2)], &[0, 2]);
         let tree = HolderTree { parent: vec![None, None], of_root: vec![0, 1] };
         let dom = Dominators::compute(&graph, &tree, |_| 10).expect("small");
         // 0 and 3 are of one group: what 3 retains is part of what 0 does.
