@@ -130,7 +130,19 @@ impl Rows {
 
     /// The object to which `edge` belongs: the last one that begins at or before it. Cost: a binary search.
     pub fn object_of(&self, edge: usize) -> usize {
-        let (mut from, mut to) = (0, self.objects + 1);
+        self.search(edge, 0, self.objects + 1)
+    }
+
+    /// The same from `object` on, which begins before it. Cost: as many steps as the distance has bits.
+    pub fn object_from(&self, edge: usize, object: usize) -> usize {
+        let mut step = 1;
+        while object + step <= self.objects && self.start(object + step) as usize <= edge {
+            step *= 2;
+        }
+        self.search(edge, object + step / 2, (object + step).min(self.objects + 1))
+    }
+
+    fn search(&self, edge: usize, mut from: usize, mut to: usize) -> usize {
         while from < to {
             let middle = from + (to - from) / 2;
             if self.start(middle) as usize <= edge { from = middle + 1 } else { to = middle }
@@ -154,6 +166,9 @@ mod tests {
                 assert_eq!(rows.edges(i), at..at + d as usize, "object {i} of {n}");
                 for edge in [at, at + d as usize / 2].into_iter().filter(|_| d > 0) {
                     assert_eq!(rows.object_of(edge), i, "edge {edge}");
+                    for before in [0, i / 2, i.saturating_sub(9), i.saturating_sub(1), i] {
+                        assert_eq!(rows.object_from(edge, before), i, "edge {edge} from {before}");
+                    }
                 }
                 at += d as usize;
             }

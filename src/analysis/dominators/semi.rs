@@ -21,31 +21,32 @@ pub fn immediate(succ: &Successors, walk: &Walk, tree: &Tree, room: Vec<u32>) ->
     let n = walk.vertex.len();
     let asked = AtomicBitmap::new(walk.node_of.len());
     let ask = |w: &usize| tree.open.get(tree.parent(*w as u32) as usize);
-    (1..n).into_par_iter().with_min_len(GRAIN).filter(ask).for_each(|w| {
-        asked.insert(walk.vertex[w] as usize);
-    });
+    let asking: Vec<usize> = (1..n).into_par_iter().with_min_len(GRAIN).filter(ask).collect();
+    asking.par_iter().with_min_len(GRAIN).for_each(|&w| _ = asked.insert(walk.vertex[w] as usize));
     let asked = Ranks::new(asked.into_bitmap());
     let mut semi = room;
     semi.clear();
     semi.par_extend((0..n as u32).into_par_iter().with_min_len(GRAIN).map(|w| tree.parent(w)));
     let semi = atomic(semi);
     let lists = Lists::new(&Edges { succ, walk, tree, asked: &asked, semi: &semi });
+    tracing::debug!(asked = asked.len, edges = lists.pred.len(), "dominators, left to semi-NCA");
     let mut semi = plain(semi);
     if !lists.pred.is_empty() {
-        evaluate(walk, tree, &asked, &lists, &mut semi);
+        evaluate(walk, &asking, &asked, &lists, &mut semi);
     }
     drop(lists);
-    nearest(walk, &mut semi);
+    nearest(walk, &asking, &mut semi);
     semi
 }
 
-/// Turns semidominators into immediate dominators: of the nodes that dominate the parent in the walk's tree, the nearest that is not below
-/// the semidominator.
-fn nearest(walk: &Walk, semi: &mut [u32]) {
+/// Turns semidominators of `asking`, ascending, into immediate dominators: of the nodes that dominate the parent in the walk's tree, the
+/// nearest that is not below the semidominator.
+fn nearest(walk: &Walk, asking: &[usize], semi: &mut [u32]) {
     // Steps that are taken one by one: most nodes need one or none.
     const FEW: usize = 64;
     let mut jumps: Option<Jumps> = None;
-    for w in 1..semi.len() {
+    let mut known = 0;
+    for &w in asking {
         let (s, mut d) = (semi[w], walk.parent[w]);
         let mut steps = 0;
         while d > s && steps < FEW && jumps.is_none() {
@@ -53,13 +54,12 @@ fn nearest(walk: &Walk, semi: &mut [u32]) {
             steps += 1;
         }
         if d > s {
-            let jumps = jumps.get_or_insert_with(|| Jumps::of(&semi[..w]));
+            let jumps = jumps.get_or_insert_with(Jumps::default);
+            semi[known..w].iter().for_each(|&p| jumps.push(p));
+            known = w;
             d = jumps.up(d, s, semi);
         }
         semi[w] = d;
-        if let Some(jumps) = &mut jumps {
-            jumps.push(d);
-        }
     }
 }
 
@@ -73,17 +73,14 @@ struct Jumps {
 }
 
 impl Jumps {
-    /// For the first nodes, whose parents are these.
-    fn of(parents: &[u32]) -> Jumps {
-        let mut jumps = Jumps { jump: large(parents.len()), depth: large(parents.len()) };
-        jumps.jump.push(0);
-        jumps.depth.push(0);
-        parents.iter().skip(1).for_each(|&p| jumps.push(p));
-        jumps
-    }
-
     /// Adds the next node.
     fn push(&mut self, parent: u32) {
+        if self.jump.is_empty() {
+            // The root is its own parent.
+            self.jump.push(0);
+            self.depth.push(0);
+            return;
+        }
         let far = self.jump[parent as usize];
         let farther = self.jump[far as usize];
         let depth = |n: u32| self.depth[n as usize];
@@ -144,24 +141,42 @@ impl Edges<'_> {
     /// `semi`: those from an ancestor, that ancestor; others, the nearest common ancestor in the tree if that is shut: it is
     /// the immediate dominator then, or the target itself, which such an edge does not concern.
     fn each(&self, f: impl Fn(usize, u32) + Sync) {
-        let Edges { succ, walk, tree, asked, semi } = self;
+        let succ = self.succ;
         succ.pieces().into_par_iter().for_each(|piece| {
-            succ.each(piece, &walk.node_of, |v, to| {
-                let Some(rank) = asked.of(to) else { return };
-                let y = walk.node_of[to as usize];
-                let found = match v < y {
-                    true => Some(v),
-                    false => tree.common(y, v).ok().filter(|&a| !tree.open.get(a as usize)),
-                };
-                match found {
-                    Some(s) if s < semi[y as usize].load(Relaxed) => {
-                        semi[y as usize].fetch_min(s, Relaxed);
-                    }
-                    Some(_) => {}
-                    None => f(rank, v),
-                }
-            });
+            succ.each(piece, &self.walk.node_of, |v, to| self.add(v, to, &f));
         });
+    }
+
+    /// The same where the targets are few: only of edges to them the source is looked for. Answers with rank and source.
+    fn of_few(&self) -> Vec<(u32, u32)> {
+        let succ = self.succ;
+        let wanted = |to: u32| self.asked.bits.get(to as usize);
+        let parts = succ.pieces().into_par_iter().map(|piece| {
+            let mut found = Vec::new();
+            succ.each_to(piece, &self.walk.node_of, wanted, |v, to| {
+                self.add(v, to, |rank, v| found.push((rank as u32, v)));
+            });
+            found
+        });
+        parts.flatten().collect()
+    }
+
+    #[inline]
+    fn add(&self, v: u32, to: u32, f: impl FnOnce(usize, u32)) {
+        let Edges { walk, tree, asked, semi, .. } = self;
+        let Some(rank) = asked.of(to) else { return };
+        let y = walk.node_of[to as usize];
+        let found = match v < y {
+            true => Some(v),
+            false => tree.common(y, v).ok().filter(|&a| !tree.open.get(a as usize)),
+        };
+        match found {
+            Some(s) if s < semi[y as usize].load(Relaxed) => {
+                semi[y as usize].fetch_min(s, Relaxed);
+            }
+            Some(_) => {}
+            None => f(rank, v),
+        }
     }
 }
 
@@ -173,6 +188,11 @@ struct Lists {
 
 impl Lists {
     fn new(edges: &Edges) -> Lists {
+        /// Fewer than one in so many objects.
+        const FEW: usize = 64;
+        if edges.asked.len < edges.walk.vertex.len() / FEW {
+            return Lists::of_few(edges);
+        }
         let row = atomics(edges.asked.len + 1, |_| 0);
         edges.each(|rank, _| {
             row[rank].fetch_add(1, Relaxed);
@@ -192,10 +212,18 @@ impl Lists {
         }
         Lists { row: plain(row), pred: plain(pred) }
     }
+
+    /// The same from one look at the edges.
+    fn of_few(edges: &Edges) -> Lists {
+        let mut found = edges.of_few();
+        found.par_sort_unstable();
+        let row = (0..=edges.asked.len as u32).map(|rank| found.partition_point(|f| f.0 < rank) as u32).collect();
+        Lists { row, pred: found.into_iter().map(|f| f.1).collect() }
+    }
 }
 
-/// Semidominators from the edges in the lists, from the last node up.
-fn evaluate(walk: &Walk, tree: &Tree, asked: &Ranks, lists: &Lists, semi: &mut [u32]) {
+/// Semidominators of `asking` from the edges in the lists, from the last node up.
+fn evaluate(walk: &Walk, asking: &[usize], asked: &Ranks, lists: &Lists, semi: &mut [u32]) {
     let n = walk.vertex.len();
     // Ancestor links that are compressed on the way.
     let mut ancestor: Vec<u32> = large(n);
@@ -203,7 +231,7 @@ fn evaluate(walk: &Walk, tree: &Tree, asked: &Ranks, lists: &Lists, semi: &mut [
     let mut label: Vec<u32> = large(n);
     label.extend(0..n as u32);
     let mut path = Vec::new();
-    for w in (1..n as u32).rev().filter(|&w| tree.open.get(tree.parent(w) as usize)) {
+    for w in asking.iter().rev().map(|&w| w as u32) {
         let Some(rank) = asked.of(walk.vertex[w as usize]) else { continue };
         for &v in &lists.pred[lists.row[rank] as usize..lists.row[rank + 1] as usize] {
             let u = eval(v, w + 1, &mut ancestor, &mut label, semi, &mut path);

@@ -96,6 +96,28 @@ impl<'g> Successors<'g> {
             (at, object) = (to.max(at), object + 1);
         }
     }
+
+    /// The same for edges to wanted vertices only, which are few.
+    #[inline]
+    pub fn each_to(&self, piece: usize, node_of: &[u32], wanted: impl Fn(u32) -> bool, mut f: impl FnMut(u32, u32)) {
+        let Some(part) = piece.checked_sub(1) else {
+            return self.each(piece, node_of, |v, to| {
+                if wanted(to) {
+                    f(v, to);
+                }
+            });
+        };
+        let target = &self.graph.target;
+        let (from, end) = (part * PIECE, ((part + 1) * PIECE).min(target.len()));
+        let mut source = self.graph.rows.object_of(from);
+        for (at, to) in (from..end).zip(target.range(from..end)).filter(|(_, to)| wanted(self.base + to.0)) {
+            source = self.graph.rows.object_from(at, source);
+            match node_of.get(self.base as usize + source) {
+                Some(&node) if node != NONE => f(node, self.base + to.0),
+                _ => {}
+            }
+        }
+    }
 }
 
 /// A depth-first walk from the super root: nodes are numbers in preorder.
