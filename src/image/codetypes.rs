@@ -1,6 +1,6 @@
 //! image::codetypes: what the code of a program proves about the types of its global variables: the descriptor that a
 //! function passes to the allocator before it stores the result in a global, the map type beside a map that it loads, the
-//! receiver of a method; and which type each call of the allocator asks for. For binaries without DWARF. Reads machine
+//! receiver of a method; which type each call of the allocator asks for; and what words of a stopped frame hold. For binaries without DWARF. Reads machine
 //! code and function names only; knows no type table.
 //!
 //! Each function is followed once, in address order. What a register holds is kept along forward jumps and dropped
@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use rayon::prelude::*;
 
-use super::{Image, Module};
+use super::{Func, Image, Module};
 use crate::{base::Addr, target::Arch};
 
 /// What is known about the type of a global variable or of a word in one. Descriptors are addresses of abi.Type.
@@ -68,9 +68,21 @@ pub enum Asked {
     Elements(Addr),
 }
 
+/// What a word of a frame holds while a call is under way: so many bytes above the stack pointer of that moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Spilled {
+    /// Where the call returns to.
+    pub pc: Addr,
+    pub offset: i64,
+    pub said: Said,
+}
+
 /// What the code of a program says, by address: of global variables, and of calls by the address they return to.
 #[derive(Default)]
 pub(super) struct CodeTypes {
+    callees: HashMap<u64, Callee>,
+    /// What functions return first.
+    results: HashMap<u64, Made>,
     /// Sorted by place.
     statements: Vec<Statement>,
     calls: Vec<(Addr, Asked)>,
@@ -86,6 +98,8 @@ enum Made {
     Bytes,
     /// The first result of the function at this entry.
     ResultOf(u64),
+    /// What the method at this entry was called on.
+    Receiver(u64),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -253,7 +267,8 @@ impl Loops {
             decoder.decode_out(&mut i);
             match i.flow_control() {
                 FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch => {
-                    if i.near_branch_target() <= i.ip() {
+                    // To the entry: after the stack was grown the function begins anew.
+                    if (base.0 + 1..=i.ip()).contains(&i.near_branch_target()) {
                         jumps.push((i.near_branch_target(), i.ip()));
                     }
                 }
@@ -299,6 +314,11 @@ struct Walk<'a> {
     found: Vec<(Place, Word)>,
     /// Calls of the allocator, by the address they return to.
     calls: Vec<(Addr, Asked)>,
+    /// The function has a pointer receiver.
+    method: bool,
+    /// Calls whose frames are asked for, by the address they return to, and what was found: (call, offset, word).
+    watched: &'a [Addr],
+    spilled: Vec<(Addr, i64, Word)>,
     /// Places of this function's constants in globals.
     numbers: Vec<u64>,
     /// The first result of the function, over all its returns; `None` before the first.
@@ -312,7 +332,22 @@ enum Word {
     ResultOf(u64),
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(image: &'a Image, module: &'a Module, callees: &'a HashMap<u64, Callee>) -> Self {
+        Walk {
+            image,
+            module,
+            callees,
+            found: Vec::new(),
+            calls: Vec::new(),
+            method: false,
+            watched: &[],
+            spilled: Vec::new(),
+            numbers: Vec::new(),
+            result: None,
+        }
+    }
+
     fn is_global(&self, addr: u64) -> bool {
         self.module.is_global(Addr(addr))
     }
@@ -399,6 +434,17 @@ impl Walk<'_> {
         state.regs[RAX] = made.map_or(Value::Unknown, Value::Made);
     }
 
+    /// Takes note of what the frame holds at a call that is asked for.
+    fn watch(&mut self, next: u64, state: &State) {
+        if self.watched.contains(&Addr(next)) {
+            let made = |s: &(i64, Value)| match s.1 {
+                Value::Made(made) => Some((Addr(next), s.0, said(made))),
+                _ => None,
+            };
+            self.spilled.extend(state.spills.iter().filter_map(made));
+        }
+    }
+
     fn returns(&mut self, value: Value) {
         self.result = Some(match self.result {
             None => value,
@@ -406,8 +452,9 @@ impl Walk<'_> {
         });
     }
 
-    fn function(&mut self, code: &[u8], base: Addr) {
-        let first = self.found.len();
+    fn function(&mut self, function: &Func<'_>, code: &[u8]) {
+        let (base, first) = (function.entry(), self.found.len());
+        self.method = is_pointer_method(function.name());
         self.numbers.clear();
         self.follow(code, base);
         for (at, word) in self.found.get_mut(first..).unwrap_or_default() {
@@ -452,6 +499,12 @@ impl Walk<'_> {
             }
             // Reached in a way that is not understood (a jump table): nothing is known.
             let now = state.get_or_insert_with(State::default);
+            if ip == base.0 && self.method {
+                now.regs[RAX] = Value::Made(Made::Receiver(base.0));
+            }
+            if matches!(i.flow_control(), FlowControl::Call | FlowControl::IndirectCall) {
+                self.watch(i.next_ip(), now);
+            }
             match i.flow_control() {
                 FlowControl::Next => self.plain(&i, now),
                 FlowControl::Call => self.call(i.near_branch_target(), i.next_ip(), now),
@@ -608,6 +661,17 @@ impl Walk<'_> {
     }
 }
 
+/// What a word says once the results of functions are known.
+fn resolve(results: &HashMap<u64, Made>, mut word: Word) -> Option<Said> {
+    for _ in 0..MAX_CHAIN {
+        match word {
+            Word::Said(s) => return Some(s),
+            Word::ResultOf(f) => word = said(*results.get(&f)?),
+        }
+    }
+    None
+}
+
 fn said(made: Made) -> Word {
     Word::Said(match made {
         Made::Object(t) => Said::PointerTo(Addr(t)),
@@ -616,6 +680,7 @@ fn said(made: Made) -> Word {
         Made::Str => Said::Str,
         Made::Bytes => Said::Bytes,
         Made::ResultOf(f) => return Word::ResultOf(f),
+        Made::Receiver(f) => Said::PointerToReceiver(Addr(f)),
     })
 }
 
@@ -630,6 +695,20 @@ impl Image {
     pub fn asked_at(&self, pc: Addr) -> Option<Asked> {
         let calls = &self.read_code().calls;
         calls.binary_search_by_key(&pc, |c| c.0).ok().map(|i| calls[i].1)
+    }
+
+    /// What words of the frames of `function` hold at the calls that return to `pcs`. Cost: the function is read once more.
+    pub fn spilled(&self, function: &Func<'_>, pcs: &[Addr]) -> Vec<Spilled> {
+        let known = self.read_code();
+        let (Some(module), Some(code)) = (self.modules.first(), self.code_of(function)) else { return Vec::new() };
+        if self.elf.arch != Arch::Amd64 || function.flags().asm() {
+            return Vec::new();
+        }
+        let mut walk = Walk::new(self, module, &known.callees);
+        walk.watched = pcs;
+        walk.function(function, code);
+        let word = |(pc, offset, word)| Some(Spilled { pc, offset, said: resolve(&known.results, word)? });
+        walk.spilled.into_iter().filter_map(word).collect()
     }
 
     fn read_code(&self) -> &CodeTypes {
@@ -655,16 +734,9 @@ impl CodeTypes {
                     && let Some(code) = image.code_of(&f)
                     && !f.flags().asm()
                 {
-                    let mut walk = Walk {
-                        image,
-                        module,
-                        callees: &callees,
-                        found: std::mem::take(&mut out.0),
-                        calls: std::mem::take(&mut out.2),
-                        numbers: Vec::new(),
-                        result: None,
-                    };
-                    walk.function(code, f.entry());
+                    let mut walk = Walk::new(image, module, &callees);
+                    (walk.found, walk.calls) = (std::mem::take(&mut out.0), std::mem::take(&mut out.2));
+                    walk.function(&f, code);
                     (out.0, out.2) = (walk.found, walk.calls);
                     if let Some(Value::Made(made)) = walk.result {
                         out.1.push((f.entry().0, made));
@@ -680,18 +752,8 @@ impl CodeTypes {
             });
         calls.par_sort_unstable();
         let results: HashMap<u64, Made> = results.into_iter().collect();
-        let resolve = |word: Word| {
-            let mut word = word;
-            for _ in 0..MAX_CHAIN {
-                match word {
-                    Word::Said(s) => return Some(s),
-                    Word::ResultOf(f) => word = said(*results.get(&f)?),
-                }
-            }
-            None
-        };
         let mut all: Vec<(Place, Said)> =
-            found.into_iter().filter_map(|(at, word)| Some((at, resolve(word)?))).collect();
+            found.into_iter().filter_map(|(at, word)| Some((at, resolve(&results, word)?))).collect();
         all.par_sort_unstable();
         let mut statements: Vec<Statement> = Vec::new();
         for (place, said) in all.into_iter().filter(|(place, _)| module.is_global(place.at)) {
@@ -700,7 +762,7 @@ impl CodeTypes {
                 _ => statements.push(Statement { place, said, times: 1 }),
             }
         }
-        Some(CodeTypes { statements, calls })
+        Some(CodeTypes { callees, results, statements, calls })
     }
 }
 

@@ -27,7 +27,7 @@ fn hands_on(name: &str) -> bool {
 
 /// A type of the compiler: that of code which several instantiations share, the captured variables of a closure, which its
 /// function names better, or the header of any map.
-fn stands_for_others(name: &str, package: &str) -> bool {
+pub(super) fn stands_for_others(name: &str, package: &str) -> bool {
     let map = package == "internal/runtime/maps" || name == "runtime.hmap";
     map || name.contains("go.shape.") || name.trim_start_matches("noalg.").starts_with("struct { F uintptr")
 }

@@ -18,6 +18,7 @@
 //! | `container` | the whole object around a part that a pointer leads to |
 //! | `regions`   | typed memory outside the heap: globals |
 //! | `locals`    | local variables of stopped frames |
+//! | `spilled`   | the same without DWARF, by the code of their functions |
 //! | `typed`     | all of it together, for one target |
 //! | `guess`     | types by size, pointers and children, marked as guessed |
 
@@ -31,6 +32,7 @@ mod numbers;
 mod regions;
 mod seeds;
 mod slots;
+mod spilled;
 mod spread;
 #[cfg(test)]
 mod tests;

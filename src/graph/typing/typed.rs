@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Input, Typing, asked,
     locals::{self, Locals, Question},
-    regions,
+    regions, spilled,
 };
 use crate::{
     base::{Addr, ObjectId, bytes},
@@ -61,7 +61,10 @@ impl Typed {
             }
         }
         let regions = regions(rt, &mut types, &built.global_links, &built.hints.link_interfaces);
-        let locals = question.map(|q| locals::find(rt, built, &mut types, &q)).unwrap_or_default();
+        let locals = match question {
+            Some(q) => locals::find(rt, built, &mut types, &q),
+            None => spilled::find(rt, built, &mut types),
+        };
         types.load(sources, locals.interfaces.iter().map(|i| i.1).collect::<BTreeSet<_>>());
         let malloc_headers = rt.layout.has(Field::MspanLargeType);
         let mut typing = Typing::new(Input {
