@@ -232,4 +232,4 @@ fn sums(of: &[u32], size: impl Fn(&u32) -> u64 + Sync) -> Vec<u64> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -322,35 +322,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        analysis::dominators::HolderTree,
-        graph::{Root, RootKind},
+    use crate::analysis::dominators::{
+        HolderTree,
+        tests::{graph, reach_without},
     };
-
-    fn graph(n: u32, edges: &[(u32, u32)], roots: &[u32]) -> Graph {
-        let root = |&target: &u32| Root {
-            kind: RootKind::Data,
-            target: ObjectId(target),
-            at: Default::default(),
-            offset: 0,
-            goid: Default::default(),
-            frame: 0,
-        };
-        let edges = edges.iter().map(|&(a, b)| (ObjectId(a), ObjectId(b)));
-        Graph::from_edges(n as usize, edges, roots.iter().map(root).collect())
-    }
-
-    /// What is reached, with one object taken away.
-    fn reached(g: &Graph, n: u32, without: Option<u32>) -> Vec<bool> {
-        let mut seen = vec![false; n as usize];
-        let mut todo: Vec<u32> = g.roots.iter().map(|r| r.target.0).collect();
-        while let Some(o) = todo.pop() {
-            if Some(o) != without && !std::mem::replace(&mut seen[o as usize], true) {
-                todo.extend(g.children(ObjectId(o)).map(|c| c.0));
-            }
-        }
-        seen
-    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(300))]
@@ -369,14 +344,16 @@ mod tests {
             let g = graph(n, &edges, &roots);
             let tree = HolderTree { parent: vec![None], of_root: vec![0; roots.len()] };
             let bytes = |o: u32| u64::from(o) * 3 + 1;
+            let size: Vec<u64> = (0..n).map(bytes).collect();
+            let reached = |without| reach_without(&g, n, &size, without).1;
             let dom = Dominators::compute(&g, &tree, |o| bytes(o.0)).expect("small");
-            let all = reached(&g, n, None);
+            let all = reached(None);
             let group = |o: u32| o * 7 / 3 % groups;
             let expected: Vec<u64> = (0..groups)
                 .map(|k| {
                     let mut gone = vec![false; n as usize];
                     for o in (0..n).filter(|&o| group(o) == k) {
-                        let left = reached(&g, n, Some(o));
+                        let left = reached(Some(o));
                         gone.iter_mut().enumerate().for_each(|(i, gone)| *gone |= all[i] && !left[i]);
                     }
                     (0..n).filter(|&i| gone[i as usize]).map(bytes).sum()

@@ -12,6 +12,7 @@ const NEAR: u64 = 4096;
 /// Referring instructions that are looked at for a name.
 const MAX_REFERRERS: usize = 64;
 
+/// Marks references from initialisers; text is smaller than 2 GiB.
 const INITIALISER: u64 = 1 << 31;
 
 /// References from code to global variables of the program's own module, sorted by address.

@@ -436,7 +436,7 @@ impl<'a> Walk<'a> {
 
     /// Takes note of what the frame holds at a call that is asked for.
     fn watch(&mut self, next: u64, state: &State) {
-        if self.watched.contains(&Addr(next)) {
+        if self.watched.binary_search(&Addr(next)).is_ok() {
             let made = |s: &(i64, Value)| match s.1 {
                 Value::Made(made) => Some((Addr(next), s.0, said(made))),
                 _ => None,
@@ -697,7 +697,7 @@ impl Image {
         calls.binary_search_by_key(&pc, |c| c.0).ok().map(|i| calls[i].1)
     }
 
-    /// What words of the frames of `function` hold at the calls that return to `pcs`. Cost: the function is read once more.
+    /// What words of the frames of `function` hold at the calls that return to `pcs`, sorted. Cost: the function is read once more.
     pub fn spilled(&self, function: &Func<'_>, pcs: &[Addr]) -> Vec<Spilled> {
         let known = self.read_code();
         let (Some(module), Some(code)) = (self.modules.first(), self.code_of(function)) else { return Vec::new() };

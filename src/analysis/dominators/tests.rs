@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::graph::{Root, RootKind};
 
-fn graph(n: u32, edges: &[(u32, u32)], roots: &[u32]) -> Graph {
+pub fn graph(n: u32, edges: &[(u32, u32)], roots: &[u32]) -> Graph {
     let roots = roots
         .iter()
         .map(|&r| Root {
@@ -21,7 +21,7 @@ fn graph(n: u32, edges: &[(u32, u32)], roots: &[u32]) -> Graph {
 }
 
 /// Bytes reachable from the roots when `without` (an object) is taken away.
-fn reach_without(g: &Graph, n: u32, size: &[u64], without: Option<u32>) -> (u64, Vec<bool>) {
+pub fn reach_without(g: &Graph, n: u32, size: &[u64], without: Option<u32>) -> (u64, Vec<bool>) {
     let mut seen = vec![false; n as usize];
     let mut todo: Vec<u32> = g.roots.iter().map(|r| r.target.0).collect();
     let mut bytes = 0;

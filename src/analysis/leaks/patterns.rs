@@ -232,14 +232,6 @@ fn is_global(case: &Case, pile: &Pile, g: Global) -> bool {
 /// The holder by name; where several hold the pile, the first global that leads there, else the first root.
 fn holder_name(case: &Case, pile: &Pile) -> String {
     if let Some(h) = pile.holder {
-        // What a P leads to is the runtime's; of a program's own things it holds its timers with their functions.
-        let timer = |id: &ObjectId| {
-            let name = case.type_name(*id);
-            ["runtime.timer", "[]runtime.timerWhen", "[]*runtime.timer", "time.Timer", "time.Ticker"].contains(&name)
-        };
-        if is_global(case, pile, Global::Allp) && pile.chain.iter().any(timer) {
-            return "timer".into();
-        }
         return case.holders.name(case.rt, case.built, h);
     }
     let target = pile.chain.first().copied().or(pile.contents.first().map(|c| c.example));

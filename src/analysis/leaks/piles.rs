@@ -169,11 +169,11 @@ fn judge_crowds(case: &Case, mut crowds: Vec<Crowd>, told: &mut Bitmap) -> Vec<P
     /// Each walk costs as much as finding the live objects.
     const MAX_WALKS: usize = 24;
     crowds.sort_by_key(|c| std::cmp::Reverse(c.members.len()));
-    let mut walks = 0;
     if crowds.is_empty() {
         return Vec::new();
     }
     let finalized = only_finalized(case);
+    let mut walks = 0;
     let mut freed = |members: &[usize], otherwise: u64| {
         walks += 1;
         if walks > MAX_WALKS { (otherwise, Vec::new()) } else { freed_without(case, members, &finalized, told) }
