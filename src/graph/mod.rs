@@ -125,6 +125,12 @@ impl Graph {
         self.rows.edges(id.index())
     }
 
+    /// The edges of neighbouring objects, by their ids.
+    #[inline]
+    pub fn edges_of(&self, ids: Range<usize>) -> Range<usize> {
+        self.rows.start(ids.start) as usize..self.rows.start(ids.end) as usize
+    }
+
     #[inline]
     pub fn children(&self, id: ObjectId) -> impl ExactSizeIterator<Item = ObjectId> + Clone + '_ {
         self.target.range(self.edges(id))

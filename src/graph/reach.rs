@@ -18,9 +18,7 @@ pub fn reach(graph: &Graph, roots: impl Iterator<Item = ObjectId>) -> Bitmap {
     // Ranges of edges that are still to be followed.
     let mut frontier: Vec<(u32, u32)> = Vec::new();
     for r in roots {
-        if seen.insert(r.index()) {
-            enter(graph, r, &mut frontier);
-        }
+        mark(graph, &seen, r.index() / 64, 1 << (r.index() % 64), &mut frontier);
     }
     while !frontier.is_empty() {
         // Long ranges are shared between tasks as well.
@@ -51,13 +49,6 @@ pub fn reach(graph: &Graph, roots: impl Iterator<Item = ObjectId>) -> Bitmap {
     seen.into_bitmap()
 }
 
-fn enter(graph: &Graph, id: ObjectId, stack: &mut Vec<(u32, u32)>) {
-    let edges = graph.edges(id);
-    if !edges.is_empty() {
-        stack.push((edges.start as u32, edges.end as u32));
-    }
-}
-
 /// Follows the ranges on `stack` until nothing or too much is left; what is left goes to `rest`.
 fn follow(graph: &Graph, seen: &AtomicBitmap, mut stack: Vec<(u32, u32)>, rest: &mut Vec<(u32, u32)>) {
     let mut budget = BUDGET.max(stack.iter().map(|&(a, b)| (b - a) as usize).sum::<usize>() * 4);
@@ -77,6 +68,10 @@ fn follow(graph: &Graph, seen: &AtomicBitmap, mut stack: Vec<(u32, u32)>, rest: 
         for t in graph.target.range(from as usize..end as usize) {
             let (at, bit) = (t.index() / 64, 1 << (t.index() % 64));
             if at != word {
+                // Most objects have been seen when the last pointer to them is looked at.
+                if seen.get(t.index()) {
+                    continue;
+                }
                 mark(graph, seen, word, bits, &mut stack);
                 (word, bits) = (at, 0);
             }
@@ -86,13 +81,20 @@ fn follow(graph: &Graph, seen: &AtomicBitmap, mut stack: Vec<(u32, u32)>, rest: 
     }
 }
 
-/// Marks objects of one word of bits; those that were not yet are to be followed.
+/// Marks objects of one word of bits; those that were not yet are to be followed. The edges of neighbours stand one behind
+/// the other, and are followed as one range.
 #[inline]
 fn mark(graph: &Graph, seen: &AtomicBitmap, word: usize, bits: u64, stack: &mut Vec<(u32, u32)>) {
     let mut fresh = seen.insert_word(word, bits);
     while fresh != 0 {
-        enter(graph, ObjectId((64 * word) as u32 + fresh.trailing_zeros()), stack);
-        fresh &= fresh - 1;
+        let from = fresh.trailing_zeros();
+        let n = (fresh >> from).trailing_ones();
+        let first = 64 * word + from as usize;
+        let edges = graph.edges_of(first..first + n as usize);
+        if !edges.is_empty() {
+            stack.push((edges.start as u32, edges.end as u32));
+        }
+        fresh &= u64::MAX.checked_shl(from + n).unwrap_or(0);
     }
 }
 

@@ -8,6 +8,8 @@ use crate::os::memory;
 const BLOCK: usize = 4096;
 /// Edges that are kept alike: in half a byte each, if all of them fit.
 const RUN: usize = 256;
+/// Edges whose words are given out together.
+pub const PACK: usize = 64;
 /// Unit in which starts of runs are counted.
 const UNIT: usize = RUN / 2;
 
@@ -135,24 +137,28 @@ impl EdgeWords {
         if self.high.is_empty() { low } else { self.high_of(edge) << 8 | low }
     }
 
-    /// The words of up to 15 edges at once, four bits each, the first lowest; `None` where some may not fit or more than
-    /// one run would have to be looked at.
+    /// The words of edges 64 * `block` and the 63 after it, half a byte each, the low half first; `None` where they take more.
     #[inline]
-    pub fn nibbles(&self, edges: Range<usize>) -> Option<u64> {
-        let (run, i) = (edges.start / RUN, edges.start % RUN);
-        if edges.len() > 15 || i + edges.len() > RUN {
-            return None;
+    pub fn packed(&self, block: usize) -> Option<&[u8; PACK / 2]> {
+        let &r = self.runs.get(block / (RUN / PACK))?;
+        let at = (r >> 1) as usize * UNIT + block % (RUN / PACK) * (PACK / 2);
+        if r & 1 == 1 { None } else { self.low.get(at..)?.first_chunk() }
+    }
+
+    /// Bit i: one of the edges lies in word i. `None` where that cannot be told at a glance.
+    #[inline]
+    pub fn held(&self, edges: Range<usize>) -> Option<u16> {
+        let mut held = 0;
+        let mut at = edges.start;
+        while at < edges.end {
+            let packed = self.packed(at / PACK)?;
+            let end = edges.end.min((at / PACK + 1) * PACK);
+            for i in at % PACK..at % PACK + (end - at) {
+                held |= 1 << (packed[i / 2] >> (4 * (i & 1)) & 15);
+            }
+            at = end;
         }
-        let &r = self.runs.get(run)?;
-        if r & 1 == 1 {
-            return None;
-        }
-        let at = (r >> 1) as usize * UNIT + i / 2;
-        let bytes = match self.low.get(at..at + 8) {
-            Some(b) => u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
-            None => self.low[at..].iter().rev().fold(0, |all, &b| all << 8 | u64::from(b)),
-        };
-        Some(bytes >> (4 * (i & 1)))
+        Some(held)
     }
 
     fn high_of(&self, edge: usize) -> u64 {
@@ -229,15 +235,24 @@ mod tests {
         for (i, &w) in words.iter().enumerate().step_by(13) {
             assert_eq!((whole.get(i), joined.get(i)), (w.into(), w.into()), "edge {i}");
         }
-        for from in 0..words.len() - 15 {
-            let n = from % 16;
-            if let Some(few) = joined.nibbles(from..from + n) {
-                let want = words[from..from + n].iter().rev().fold(0, |all, &w| all << 4 | u64::from(w));
-                assert_eq!(few & ((1 << (4 * n)) - 1), want, "from {from}");
+        let mut packed = 0;
+        for (block, want) in words.as_chunks::<PACK>().0.iter().enumerate() {
+            let Some(low) = joined.packed(block) else { continue };
+            packed += 1;
+            let got = low.iter().flat_map(|b| [u32::from(b & 15), u32::from(b >> 4)]);
+            assert!(got.eq(want.iter().copied()), "block {block}");
+        }
+        assert!(packed > words.len() / PACK / 20, "{packed} of {}", words.len() / PACK);
+        let mut told = 0;
+        for from in 0..words.len() - 150 {
+            let n = from % 151;
+            if let Some(held) = joined.held(from..from + n) {
+                let want = words[from..from + n].iter().fold(0u32, |all, &w| all | 1 << w);
+                assert_eq!(u32::from(held), want, "{n} from {from}");
+                told += usize::from(n > 100);
             }
         }
-        let packed = (0..words.len() - 15).filter(|&from| joined.nibbles(from..from + 9).is_some()).count();
-        assert!(packed > words.len() / 20, "{packed} of {}", words.len());
+        assert!(told > words.len() / 100, "{told}");
         for from in (0..words.len()).step_by(977) {
             let to = words.len().min(from + 5000);
             assert!(joined.iter(from..to).eq(words[from..to].iter().map(|&w| u64::from(w))), "from {from}");

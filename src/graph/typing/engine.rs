@@ -19,9 +19,9 @@ use crate::{
     runtime::types::{Kind, Plan, PtrTo, TypeId},
 };
 
-/// Below this many objects a round runs on one thread: starting others costs more.
+/// Below this many objects and edges a round runs on one thread: starting others costs more.
 const PARALLEL: usize = 4096;
-/// Objects per task of a parallel round.
+/// Objects and edges per task of a parallel round.
 const CHUNK: usize = 1024;
 /// Up to this number, the objects that wait are kept in a list.
 const FEW: usize = 1 << 15;
@@ -84,12 +84,10 @@ impl<'a> Lookup<'a> {
         Lookup { present, sorted }
     }
 
-    /// Bit k: edge `i + k` has one. Room for 16 edges at least.
+    /// Bit k: edge `64 * block + k` has one.
     #[inline]
-    fn from(&self, i: usize) -> u64 {
-        let words = self.present.words();
-        let low = words.get(i / 64).copied().unwrap_or(0) >> (i % 64);
-        if i % 64 <= 48 { low } else { low | words.get(i / 64 + 1).copied().unwrap_or(0) << (64 - i % 64) }
+    fn block(&self, block: usize) -> u64 {
+        self.present.words().get(block).copied().unwrap_or(0)
     }
 
     #[inline]
@@ -107,6 +105,23 @@ impl<'a> Lookup<'a> {
 struct Waiting {
     list: Vec<ObjectId>,
     many: Option<AtomicBitmap>,
+}
+
+/// Neighbouring objects with the same evidence, by its number.
+#[derive(Clone, Copy)]
+struct Run {
+    first: ObjectId,
+    n: u32,
+    number: u32,
+}
+
+/// What something says of the object `target` that it leads to, at byte `offset` of its slot.
+pub(super) struct Seed {
+    pub target: ObjectId,
+    pub to: PtrTo,
+    pub offset: u64,
+    /// No better than this.
+    pub cap: Level,
 }
 
 /// What a task leaves for later: objects whose evidence it raised, and those with too many edges for it.
@@ -189,10 +204,10 @@ impl<'a> Engine<'a> {
         self.numbers.key(best.load(Ordering::Acquire))
     }
 
-    /// Bit k: edge `edge + k`, one of the next 16, does not point to the first byte of its target's slot.
+    /// Bit k: edge `64 * block + k` does not point to the first byte of its target's slot.
     #[inline]
-    pub(super) fn interior_from(&self, edge: usize) -> u64 {
-        self.interior.from(edge)
+    pub(super) fn interior(&self, block: usize) -> u64 {
+        self.interior.block(block)
     }
 
     /// Offset in its target's slot to which edge `edge` points.
@@ -297,10 +312,17 @@ impl<'a> Engine<'a> {
         if first == Some(data) { directory } else { self.input.types.map_part(directory) }
     }
 
-    /// Evidence from outside the heap, or stronger than what spreads. To be called before `run`.
-    pub fn seed(&mut self, id: ObjectId, to: PtrTo, offset: u64, cap: Level) {
-        let raised = self.point(to, id, offset, cap);
-        self.wait(id, raised);
+    /// Evidence from outside the heap, or stronger than what spreads: one for each of `all`, in parallel. To be called
+    /// before `run`.
+    pub fn seed_all<T: Sync>(&mut self, all: &[T], seed: impl Fn(&Self, &T) -> Option<Seed> + Sync) {
+        let engine = &*self;
+        let offer = |one| {
+            let Seed { target, to, offset, cap } = seed(engine, one)?;
+            Some((target, engine.point(to, target, offset, cap)?))
+        };
+        let raised: Vec<Vec<(ObjectId, Level)>> =
+            all.par_chunks(PARALLEL).map(|part| part.iter().filter_map(offer).collect()).collect();
+        raised.into_iter().for_each(|mut r| self.queue(&mut r));
     }
 
     /// Evidence whose fit the caller has established.
@@ -318,22 +340,27 @@ impl<'a> Engine<'a> {
     /// Passes evidence on until nothing changes.
     pub fn run(&mut self) {
         let queued = AtomicBitmap::new(self.best.len());
-        let mut round: Vec<(ObjectId, u32)> = Vec::new();
-        let mut parts: Vec<Vec<(ObjectId, u32)>> = Vec::new();
+        let mut round: Vec<Run> = Vec::new();
+        let mut parts: Vec<Vec<Run>> = Vec::new();
         // A list passes on one object a round: what one round remembers is of use to the next.
-        let mut memory = Memory::default();
+        let (mut memory, mut passed) = (Memory::default(), Passed::default());
         while let Some(level) = (0..self.waiting.len()).rev().find(|&l| !self.waiting[l].is_empty()) {
             let mut waiting = std::mem::take(&mut self.waiting[level]);
             let Some(many) = waiting.many else {
                 // One entry per object, and only if this still is its level; with the state of this moment.
-                waiting.list.retain(|id| queued.insert(id.index()));
-                for id in &waiting.list {
-                    queued.clear(id.index());
+                if waiting.list.len() > 1 {
+                    waiting.list.retain(|id| queued.insert(id.index()));
+                    waiting.list.iter().for_each(|id| queued.clear(id.index()));
                 }
                 self.copy_states(level, waiting.list.drain(..), &mut round);
-                self.pass_round(&round, &mut memory);
-                if self.waiting[level].list.capacity() == 0 {
-                    self.waiting[level].list = waiting.list;
+                // The room of the list is used again: a list in the heap has a round for each of its elements.
+                std::mem::swap(&mut self.waiting[level].list, &mut waiting.list);
+                match self.chunk(&round) {
+                    None => {
+                        self.pass(&round, &mut memory, &mut passed);
+                        self.finish_pass(&mut passed);
+                    }
+                    Some(n) => self.pass_parallel(round.par_chunks(n)),
                 }
                 continue;
             };
@@ -347,28 +374,26 @@ impl<'a> Engine<'a> {
                 parts.par_iter_mut().zip(words.par_chunks(PART)).enumerate().for_each(|(i, (part, words))| {
                     engine.copy_marked(level, words, from + 64 * PART * i, part);
                 });
-                let passed =
-                    parts.par_iter().map_init(Memory::default, |memory, part| engine.pass(part, memory)).collect();
-                self.finish_round(passed);
+                self.pass_parallel(parts.par_iter().map(Vec::as_slice));
             }
         }
     }
 
     /// Objects of `ids` whose evidence is of this level now, and its number.
-    fn copy_states(&self, level: usize, ids: impl Iterator<Item = ObjectId>, round: &mut Vec<(ObjectId, u32)>) {
+    fn copy_states(&self, level: usize, ids: impl Iterator<Item = ObjectId>, round: &mut Vec<Run>) {
         round.clear();
         round.extend(
-            ids.map(|id| (id, self.best[id.index()].load(Ordering::Acquire)))
-                .filter(|&(_, number)| self.numbers.key(number).level_bits() as usize == level),
+            ids.map(|first| Run { first, n: 1, number: self.best[first.index()].load(Ordering::Acquire) })
+                .filter(|run| self.numbers.key(run.number).level_bits() as usize == level),
         );
     }
 
     /// The same of those whose bits are set, where the first word stands for the ids from `from` on.
-    fn copy_marked(&self, level: usize, words: &[u64], from: usize, round: &mut Vec<(ObjectId, u32)>) {
+    fn copy_marked(&self, level: usize, words: &[u64], from: usize, round: &mut Vec<Run>) {
         round.clear();
-        round.reserve(words.iter().map(|w| w.count_ones() as usize).sum());
         // Most have the evidence of the one before.
         let (mut last, mut fits) = (0, false);
+        let mut run = Run { first: ObjectId(0), n: 0, number: 0 };
         for (i, &word) in words.iter().enumerate() {
             let mut left = word;
             while left != 0 {
@@ -378,42 +403,69 @@ impl<'a> Engine<'a> {
                 if number != last {
                     (last, fits) = (number, self.numbers.key(number).level_bits() as usize == level);
                 }
-                if fits {
-                    round.push((ObjectId(id as u32), number));
+                if !fits {
+                    continue;
                 }
+                if run.number == number && run.first.index() + run.n as usize == id {
+                    run.n += 1;
+                    continue;
+                }
+                round.extend((run.n > 0).then_some(run));
+                run = Run { first: ObjectId(id as u32), n: 1, number };
             }
         }
+        round.extend((run.n > 0).then_some(run));
     }
 
-    /// Passes on what the objects of `round` know, in parallel.
-    fn pass_round(&mut self, round: &[(ObjectId, u32)], memory: &mut Memory) {
+    /// How many of `round` make a task; `None` where one thread is quicker. Few objects may have many edges: the tables of
+    /// a map are arrays of a thousand.
+    fn chunk(&self, round: &[Run]) -> Option<usize> {
+        const ALONE: usize = 4;
+        if round.len() < ALONE {
+            return None;
+        }
+        let graph = self.input.graph;
+        let edges: usize = round.iter().map(|r| graph.edges(r.first).len().min(MANY_EDGES)).sum();
+        let all = edges + round.len();
+        (all >= PARALLEL).then(|| (round.len() * CHUNK / all).clamp(1, CHUNK))
+    }
+
+    /// Passes on what the objects of all `parts` know.
+    fn pass_parallel<'p>(&mut self, parts: impl IndexedParallelIterator<Item = &'p [Run]>) {
         let engine = &*self;
-        let passed = match round.len() < PARALLEL {
-            true => vec![engine.pass(round, memory)],
-            false => {
-                round.par_chunks(CHUNK).map_init(Memory::default, |memory, part| engine.pass(part, memory)).collect()
-            }
+        let pass = |memory: &mut Memory, part| {
+            let mut passed = Passed { raised: std::mem::take(&mut memory.raised), large: Vec::new() };
+            engine.pass(part, memory, &mut passed);
+            // Few are left as a rule, and the room for all is used again.
+            let left = Passed { raised: passed.raised.as_slice().to_vec(), large: passed.large };
+            passed.raised.clear();
+            memory.raised = passed.raised;
+            left
         };
-        self.finish_round(passed);
+        let passed: Vec<Passed> = parts.map_init(Memory::default, pass).collect();
+        passed.into_iter().for_each(|mut p| self.finish_pass(&mut p));
     }
 
-    fn pass(&self, round: &[(ObjectId, u32)], memory: &mut Memory) -> Passed {
-        let mut raised = std::mem::take(&mut memory.raised);
-        let mut large = Vec::new();
-        for &(id, number) in round {
-            let edges = self.input.graph.edges(id);
-            if edges.len() > MANY_EDGES {
-                large.push((id, number));
-            } else if !edges.is_empty() {
-                self.pass_on(id, number, edges, &mut raised, memory);
+    /// Passes on what the objects of `round` know.
+    fn pass(&self, round: &[Run], memory: &mut Memory, passed: &mut Passed) {
+        let Passed { raised, large } = passed;
+        for run in round {
+            let (mut first, end) = (run.first, run.first.0 + run.n);
+            // Span by span: slots of another one may be of another kind.
+            while first.0 < end
+                && let Some((span_end, slot)) = memory.slot(self, first)
+            {
+                let next = end.min(span_end);
+                let edges = self.input.graph.edges_of(first.index()..next as usize);
+                if edges.len() > MANY_EDGES && next - first.0 == 1 {
+                    large.push((first, run.number));
+                } else if !edges.is_empty() && !slot.noscan {
+                    self.pass_on(run.number, slot.data, edges, raised, memory);
+                }
+                first = ObjectId(next);
             }
         }
-        self.mark(&mut raised);
-        // Few are left as a rule, and the room for all is used again.
-        let out = Passed { raised: raised.as_slice().to_vec(), large };
-        raised.clear();
-        memory.raised = raised;
-        out
+        self.mark(raised);
     }
 
     /// Enters objects where many wait already; keeps the others.
@@ -472,13 +524,10 @@ impl<'a> Engine<'a> {
         parts.into_iter().flatten().collect()
     }
 
-    fn finish_round(&mut self, passed: Vec<Passed>) {
-        let mut large = Vec::new();
-        for p in passed {
-            self.queue(p.raised);
-            large.extend(p.large);
-        }
-        for (id, number) in large {
+    /// Puts down what a task left, and empties it.
+    fn finish_pass(&mut self, passed: &mut Passed) {
+        self.queue(&mut passed.raised);
+        for (id, number) in passed.large.drain(..) {
             self.pass_large(id, number);
         }
     }
@@ -486,25 +535,26 @@ impl<'a> Engine<'a> {
     /// One object with many edges, some of them at a time.
     fn pass_large(&mut self, id: ObjectId, number: u32) {
         let edges = self.input.graph.edges(id);
+        let Some(data) = self.slots.get(id).filter(|s| !s.noscan).map(|s| s.data) else { return };
         for from in edges.clone().step_by(BLOCK) {
             let engine = &*self;
-            let raised: Vec<Vec<(ObjectId, Level)>> = (from..edges.end.min(from + BLOCK))
+            let to = edges.end.min(from + BLOCK);
+            let raised: Vec<Vec<(ObjectId, Level)>> = (from..to)
                 .into_par_iter()
                 .step_by(CHUNK)
-                .map(|at| {
+                .map_init(Memory::default, |memory, at| {
                     let mut out = Vec::new();
-                    let part = at..edges.end.min(from + BLOCK).min(at + CHUNK);
-                    engine.pass_on(id, number, part, &mut out, &mut Memory::default());
+                    engine.pass_on(number, data, at..to.min(at + CHUNK), &mut out, memory);
                     engine.mark(&mut out);
                     out
                 })
                 .collect();
-            raised.into_iter().for_each(|r| self.queue(r));
+            raised.into_iter().for_each(|mut r| self.queue(&mut r));
         }
     }
 
-    fn queue(&mut self, raised: Vec<(ObjectId, Level)>) {
-        for (id, level) in raised {
+    fn queue(&mut self, raised: &mut Vec<(ObjectId, Level)>) {
+        for (id, level) in raised.drain(..) {
             self.waiting[level as usize].push(id, self.input.heap.slots);
         }
     }

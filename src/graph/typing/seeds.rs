@@ -2,7 +2,7 @@
 
 use super::{
     Region, Slot,
-    engine::Engine,
+    engine::{Engine, Seed},
     fit::{Fit, Level, TINY, class_size},
 };
 use crate::{
@@ -91,49 +91,44 @@ pub(super) fn boxed(types: &TypeTable, word: Addr) -> PtrTo {
 
 fn interfaces(engine: &mut Engine<'_>) {
     let (graph, hints) = (engine.input.graph, engine.input.hints);
-    for &(edge, word) in &hints.interfaces {
-        if edge as usize >= graph.target.len() {
-            continue;
-        }
-        let target = graph.target.get(edge as usize);
-        let offset = engine.edge_offset(edge as usize);
-        seed_interface(engine, target, offset, word);
-    }
-    for &(root, word) in &hints.root_interfaces {
-        let Some(&Root { target, offset, .. }) = graph.roots.get(root as usize) else { continue };
-        seed_interface(engine, target, u64::from(offset), word);
-    }
+    engine.seed_all(&hints.interfaces, |engine, &(edge, word)| {
+        let edge = edge as usize;
+        (edge < graph.target.len()).then(|| behind(engine, graph.target.get(edge), engine.edge_offset(edge), word))
+    });
+    engine.seed_all(&hints.root_interfaces, |engine, &(root, word)| {
+        let &Root { target, offset, .. } = graph.roots.get(root as usize)?;
+        Some(behind(engine, target, offset.into(), word))
+    });
 }
 
-fn seed_interface(engine: &mut Engine<'_>, target: ObjectId, offset: u64, word: Addr) {
-    let to = boxed(engine.input.types, word);
-    engine.seed(target, to, offset, Level::Interface);
+/// What the type word `word` says of the object in the data word behind it.
+fn behind(engine: &Engine<'_>, target: ObjectId, offset: u64, word: Addr) -> Seed {
+    Seed { target, to: boxed(engine.input.types, word), offset, cap: Level::Interface }
 }
 
 /// What local variables say of the roots in them.
 fn locals(engine: &mut Engine<'_>) {
     let (graph, locals) = (engine.input.graph, engine.input.locals);
-    for &(root, to) in &locals.pointers {
-        let Some(&Root { target, offset, .. }) = graph.roots.get(root as usize) else { continue };
-        engine.seed(target, to, u64::from(offset), Level::Whole);
-    }
-    for &(root, word) in &locals.interfaces {
-        let Some(&Root { target, offset, .. }) = graph.roots.get(root as usize) else { continue };
-        seed_interface(engine, target, u64::from(offset), word);
-    }
+    engine.seed_all(&locals.pointers, |_, &(root, to)| {
+        let &Root { target, offset, .. } = graph.roots.get(root as usize)?;
+        Some(Seed { target, to, offset: offset.into(), cap: Level::Whole })
+    });
+    engine.seed_all(&locals.interfaces, |engine, &(root, word)| {
+        let &Root { target, offset, .. } = graph.roots.get(root as usize)?;
+        Some(behind(engine, target, offset.into(), word))
+    });
 }
 
 fn roots(engine: &mut Engine<'_>) {
     let (graph, types, regions) = (engine.input.graph, engine.input.types, engine.input.regions);
-    for root in &graph.roots {
+    engine.seed_all(&graph.roots, |_, root| {
         let to = match root.kind {
             RootKind::TinyBlock => PtrTo::To(types.tiny_block()),
+            RootKind::Conservative => return None,
             _ => region_at(types, regions, root.at).map_or(PtrTo::Untyped, |(ty, off)| types.pointee(ty, off)),
         };
-        if root.kind != RootKind::Conservative {
-            engine.seed(root.target, to, u64::from(root.offset), Level::Whole);
-        }
-    }
+        Some(Seed { target: root.target, to, offset: root.offset.into(), cap: Level::Whole })
+    });
 }
 
 /// The typed region that contains `addr`, and the offset in it.

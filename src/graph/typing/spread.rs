@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     base::ObjectId,
+    graph::words::PACK,
     runtime::types::{Kind, PtrTo, TypeId},
 };
 
@@ -75,56 +76,124 @@ struct First {
 }
 
 impl Engine<'_> {
-    /// Offers to the objects behind `edges` of `id` what evidence `number` of `id` says of them.
+    /// Offers to the objects behind `edges` what evidence `number` of their holders says of them. The holders are neighbours,
+    /// and their data begin at `data` in their slots.
     pub(super) fn pass_on(
         &self,
-        id: ObjectId,
         number: u32,
+        data: u64,
         edges: Range<usize>,
         out: &mut Vec<(ObjectId, Level)>,
         memory: &mut Memory,
     ) {
-        let Some(slot) = slot_of(&mut memory.span, self, id) else { return };
-        if slot.noscan {
-            return;
-        }
-        let i = memory.holder(self, number, slot.data);
-        let words = &self.input.graph.words;
-        if let Some(mut few) = words.nibbles(edges.clone()) {
-            let Some(holder) = memory.holders.get(i) else { return };
-            let mut inside = self.interior_from(edges.start);
-            let mut slow = 0u32;
-            let mut nibbles = few;
-            for (k, edge) in edges.clone().enumerate() {
-                let settled = holder.few[(nibbles & 15) as usize];
-                nibbles >>= 4;
-                if settled != NOTHING && (self.number_at(edge) != settled || inside & 1 == 1) {
-                    slow |= 1 << k;
-                }
-                inside >>= 1;
-            }
-            let mut at = 0;
-            while slow != 0 {
-                let k = slow.trailing_zeros() as usize;
-                few >>= 4 * (k - at);
-                at = k;
-                self.step(memory, i, edges.start + k, few & 15, out);
-                slow &= slow - 1;
-            }
-            return;
-        }
-        if let Some(holder) = memory.holders.get_mut(i)
+        let i = memory.holder(self, number, data);
+        if let Some(holder) = memory.holders.get(i)
             && holder.begin == 0
             && holder.repeats
-            && holder.columns.len() == 1
+            && let [Column { to: PtrTo::To(to), .. }] = holder.columns[..]
         {
-            // An array of pointers: the same word again and again.
-            edges.for_each(|edge| self.column(memory, i, 0, edge, out));
-            return;
+            return self.pass_array(memory, i, to, edges, out);
         }
-        for (edge, word) in edges.clone().zip(words.iter(edges)) {
-            self.step(memory, i, edge, word, out);
+        let words = &self.input.graph.words;
+        let mut at = edges.start;
+        while at < edges.end {
+            let part = at..edges.end.min((at / PACK + 1) * PACK);
+            at = part.end;
+            match words.packed(part.start / PACK) {
+                Some(packed) => self.pass_packed(memory, i, packed, part, out),
+                None => part.clone().zip(words.iter(part)).for_each(|(edge, w)| self.step(memory, i, edge, w, out)),
+            }
         }
+    }
+
+    /// The same for edges among `PACK` whose words are known to lie within the first 16.
+    fn pass_packed(
+        &self,
+        memory: &mut Memory,
+        i: usize,
+        packed: &[u8; PACK / 2],
+        edges: Range<usize>,
+        out: &mut Vec<(ObjectId, Level)>,
+    ) {
+        let Some(holder) = memory.holders.get(i) else { return };
+        let word = |k: usize| packed[k / 2] >> (4 * (k & 1)) & 15;
+        let inside = self.interior(edges.start / PACK);
+        let mut slow = 0u64;
+        for edge in edges.clone() {
+            let k = edge % PACK;
+            let settled = holder.few[usize::from(word(k))];
+            if settled != NOTHING && (self.number_at(edge) != settled || inside >> k & 1 == 1) {
+                slow |= 1 << k;
+            }
+        }
+        while slow != 0 {
+            let k = slow.trailing_zeros() as usize;
+            self.step(memory, i, edges.start / PACK * PACK + k, word(k).into(), out);
+            slow &= slow - 1;
+        }
+    }
+
+    /// The same for an array of pointers to `to`. Objects that were allocated one after another for it are often neighbours.
+    fn pass_array(
+        &self,
+        memory: &mut Memory,
+        i: usize,
+        to: TypeId,
+        edges: Range<usize>,
+        out: &mut Vec<(ObjectId, Level)>,
+    ) {
+        let mut at = edges.start;
+        while at < edges.end {
+            let n = self.first_of_neighbours(memory, i, to, at..edges.end, out).unwrap_or(0);
+            if n == 0 {
+                self.column(memory, i, 0, at, out);
+            }
+            at += n.max(1);
+        }
+    }
+
+    /// Does what `first` does for the neighbours to which the first of `edges` lead: as many as have no evidence and can be
+    /// judged together. Answers how many.
+    fn first_of_neighbours(
+        &self,
+        memory: &mut Memory,
+        i: usize,
+        to: TypeId,
+        edges: Range<usize>,
+        out: &mut Vec<(ObjectId, Level)>,
+    ) -> Option<usize> {
+        let Memory { holders, firsts, target_span, .. } = memory;
+        let holder = holders.get_mut(i).filter(|h| h.cap == Level::Whole)?;
+        let column = holder.columns.first_mut()?;
+        let graph = self.input.graph;
+        let target = graph.target.get(edges.start);
+        let plain = |edge: usize, id: ObjectId| {
+            self.interior(edge / PACK) >> (edge % PACK) & 1 == 0
+                && self.best.get(id.index()).is_some_and(|b| b.load(Ordering::Acquire) == 0)
+                && self.input.heap.is_allocated(id)
+        };
+        if !plain(edges.start, target) {
+            return None;
+        }
+        let (end, slot) = slot_of(target_span, self, target)?;
+        let most = edges.len().min((end - target.0) as usize);
+        let next = |n: usize| ObjectId(target.0 + n as u32);
+        let n = (1..most)
+            .take_while(|&n| graph.target.get(edges.start + n) == next(n) && plain(edges.start + n, next(n)))
+            .count()
+            + 1;
+        let first = self.first_in(column, firsts, to, &slot)?;
+        if graph.words.held(graph.edges_of(target.index()..target.index() + n))? & !first.words != 0 {
+            return None;
+        }
+        column.settled = first.number;
+        for k in 0..n {
+            match self.best[target.index() + k].compare_exchange(0, first.number, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => out.push((next(k), first.level)),
+                Err(_) => self.slowly(PtrTo::To(to), edges.start + k, Level::Whole, out),
+            }
+        }
+        Some(n)
     }
 
     /// Number of the evidence of the object to which `edge` leads.
@@ -203,39 +272,33 @@ impl Engine<'_> {
         if cap != Level::Whole || !self.input.heap.is_allocated(target) {
             return None;
         }
-        let slot = &slot_of(span, self, target)?;
-        let known = (column.first as usize).checked_sub(1).and_then(|i| firsts.get(i)).filter(|f| f.slot == *slot);
-        let first = match known {
-            Some(&known) => known,
-            None => {
-                let fresh = self.bring(to, slot)?;
-                match (column.first as usize).checked_sub(1) {
-                    Some(i) => firsts[i] = fresh,
-                    None => {
-                        firsts.push(fresh);
-                        column.first = firsts.len() as u32;
-                    }
-                }
-                fresh
-            }
-        };
-        let edges = self.input.graph.edges(target);
-        if !edges.is_empty() {
-            let n = edges.len();
-            let mut few = self.input.graph.words.nibbles(edges)?;
-            let mut held = 0u16;
-            for _ in 0..n {
-                held |= 1 << (few & 15);
-                few >>= 4;
-            }
-            if held & !first.words != 0 {
-                return None;
-            }
+        let (_, slot) = slot_of(span, self, target)?;
+        let first = self.first_in(column, firsts, to, &slot)?;
+        if self.input.graph.words.held(self.input.graph.edges(target))? & !first.words != 0 {
+            return None;
         }
         let best = self.best.get(target.index())?;
         best.compare_exchange(0, first.number, Ordering::AcqRel, Ordering::Acquire).ok()?;
         column.settled = first.number;
         Some(first.level)
+    }
+
+    /// What this column, a pointer to `to`, brings to an object without evidence in such a slot.
+    #[inline]
+    fn first_in(&self, column: &mut Column, firsts: &mut Vec<First>, to: TypeId, slot: &Slot) -> Option<First> {
+        let at = (column.first as usize).checked_sub(1);
+        if let Some(&known) = at.and_then(|i| firsts.get(i)).filter(|f| f.slot == *slot) {
+            return Some(known);
+        }
+        let fresh = self.bring(to, slot)?;
+        match at {
+            Some(i) => firsts[i] = fresh,
+            None => {
+                firsts.push(fresh);
+                column.first = firsts.len() as u32;
+            }
+        }
+        Some(fresh)
     }
 
     /// What an offer of `ty` to the first byte of an object in such a slot comes to, where it is the whole object.
@@ -283,20 +346,26 @@ impl Holder {
     }
 }
 
-/// The slot of `id`; `span`: the one of the last that was asked for.
+/// The end of the span of `id` and its slots; `span`: the one of the last that was asked for.
 #[inline]
-fn slot_of(span: &mut Option<(u32, u32, Slot)>, engine: &Engine<'_>, id: ObjectId) -> Option<Slot> {
+fn slot_of(span: &mut Option<(u32, u32, Slot)>, engine: &Engine<'_>, id: ObjectId) -> Option<(u32, Slot)> {
     match *span {
-        Some((first, end, slot)) if (first..end).contains(&id.0) => Some(slot),
+        Some((first, end, slot)) if (first..end).contains(&id.0) => Some((end, slot)),
         _ => {
             let (first, end, slot) = engine.slots.span(id)?;
             *span = Some((first, end, *slot));
-            Some(*slot)
+            Some((end, *slot))
         }
     }
 }
 
 impl Memory {
+    /// The end of the span of a holder, and its slots.
+    #[inline]
+    pub(super) fn slot(&mut self, engine: &Engine<'_>, id: ObjectId) -> Option<(u32, Slot)> {
+        slot_of(&mut self.span, engine, id)
+    }
+
     /// Index of what is remembered of evidence `number` in slots whose data begin at `data`.
     #[inline]
     fn holder(&mut self, engine: &Engine<'_>, number: u32, data: u64) -> usize {
