@@ -88,14 +88,18 @@ impl Dominators {
         let total = slots.checked_add(succ.base as usize).filter(|&t| t < NONE as usize).ok_or(TooLarge(slots))?;
 
         let walk = Walk::new(&succ, total);
+        tracing::debug!(nodes = walk.vertex.len(), "dominators, walked");
         let mut raised = Tree::new(&succ, &walk);
         if raised.unsure > 0 {
             raised.settle(&succ, &walk);
         }
+        tracing::debug!("dominators, settled");
         let (vertex, parent, below, node_of) = raised.number(walk);
+        tracing::debug!("dominators, numbered");
         let size = |&v: &u32| v.checked_sub(succ.base).map_or(0, |o| size_of(ObjectId(o)));
         let before = sums(&vertex, size);
         let mut holder_nodes: Vec<u32> = (1..succ.base).map(|v| node_of[v as usize]).filter(|&n| n != NONE).collect();
+        tracing::debug!("dominators, summed");
         holder_nodes.sort_unstable();
         Ok(Dominators { holders: succ.base - 1, vertex, parent, below, before, node_of, holder_nodes })
     }

@@ -85,11 +85,13 @@ impl Tree<'_> {
         }
         let mut rows = rows.list;
         rows.retain(|r| r.retained >= shape.min_bytes);
-        rows.sort_by_key(|r| (std::cmp::Reverse(r.retained), r.nodes[0]));
+        rows.sort_by_key(|r| (std::cmp::Reverse(r.retained), r.first[0]));
         rows.truncate(shape.width);
         rows.iter()
             .map(|r| {
-                let children = self.level(&r.nodes, r.retained, Shape { depth: shape.depth - 1, ..shape });
+                // What hangs below them may be too little for any row.
+                let open = if r.retained - r.own < shape.min_bytes { &[] } else { r.open.as_slice() };
+                let children = self.level(open, r.retained, Shape { depth: shape.depth - 1, ..shape });
                 Entry { children, ..self.describe(r) }
             })
             .collect()
@@ -141,13 +143,12 @@ impl Tree<'_> {
     /// The variable that holds these objects, if it is one of a goroutine that nothing but the goroutine stands above, and
     /// the same for the first of them.
     fn held_by(&self, nodes: &[Node]) -> Option<String> {
-        const LOOKED_AT: usize = 16;
         let name = |&n: &Node| match (self.dom.vertex(n), self.dom.vertex(self.dom.parent(n))) {
             (Vertex::Object(id), Vertex::Holder(_) | Vertex::Super) => self.locals.name(id),
             _ => None,
         };
         let first = name(nodes.first()?)?;
-        nodes.iter().take(LOOKED_AT).all(|n| name(n).as_ref() == Some(&first)).then_some(first)
+        nodes.iter().all(|n| name(n).as_ref() == Some(&first)).then_some(first)
     }
 
     fn inside_map(&self, n: Node) -> bool {
@@ -171,22 +172,22 @@ impl Tree<'_> {
     }
 
     fn describe(&self, row: &Row) -> Entry {
-        let nodes = &row.nodes;
+        let nodes = &row.first;
         let (name, kind, addr) = match self.dom.vertex(nodes[0]) {
             Vertex::Super => ("everything alive".to_owned(), "holder", None),
-            Vertex::Holder(_) if nodes.len() > 1 => ("goroutines".to_owned(), "holder", None),
+            Vertex::Holder(_) if row.n > 1 => ("goroutines".to_owned(), "holder", None),
             Vertex::Holder(h) => (self.holders.name(self.rt, self.built, h), "holder", None),
             Vertex::Object(id) => (
                 self.typed.name(id).unwrap_or("(untyped)").to_owned(),
                 "object",
-                (nodes.len() == 1).then(|| self.heap.extent(id).0),
+                (row.n == 1).then(|| self.heap.extent(id).0),
             ),
         };
         Entry {
             name,
             kind,
             addr,
-            nodes: nodes.len() as u64,
+            nodes: row.n,
             held_by: self.held_by(nodes),
             own_bytes: row.own,
             retained_bytes: row.retained,
@@ -203,10 +204,17 @@ enum Group {
     Type(u32),
 }
 
+/// Nodes of a row that are looked at to see what holds them.
+const LOOKED_AT: usize = 16;
+
 /// Nodes that are shown as one.
 struct Row {
     group: Group,
-    nodes: Vec<Node>,
+    n: u64,
+    /// The first of them, `LOOKED_AT` at most.
+    first: Vec<Node>,
+    /// Those that dominate something.
+    open: Vec<Node>,
     own: u64,
     retained: u64,
     objects: u64,
@@ -214,11 +222,17 @@ struct Row {
 
 impl Row {
     fn new(group: Group) -> Row {
-        Row { group, nodes: Vec::new(), own: 0, retained: 0, objects: 0 }
+        Row { group, n: 0, first: Vec::new(), open: Vec::new(), own: 0, retained: 0, objects: 0 }
     }
 
     fn add(&mut self, dom: &Dominators, n: Node) {
-        self.nodes.push(n);
+        self.n += 1;
+        if self.first.len() < LOOKED_AT {
+            self.first.push(n);
+        }
+        if dom.below(n) > 0 {
+            self.open.push(n);
+        }
         self.own += dom.own_bytes(n);
         self.retained += dom.retained(n);
         self.objects += dom.retained_objects(n);
@@ -251,7 +265,10 @@ impl Rows {
 
     fn join(&mut self, mut other: Row) {
         let row = self.row(other.group);
-        row.nodes.append(&mut other.nodes);
+        row.n += other.n;
+        let room = LOOKED_AT - row.first.len();
+        row.first.extend(other.first.into_iter().take(room));
+        row.open.append(&mut other.open);
         row.own += other.own;
         row.retained += other.retained;
         row.objects += other.objects;

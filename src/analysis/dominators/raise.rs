@@ -87,7 +87,9 @@ impl Tree {
             far: AtomicBitmap::new(n),
             from: large(n),
         };
-        tree.look_at_all(succ, walk);
+        tracing::debug!("dominators, tree of the walk");
+        tree.look_at_all::<true>(succ, walk);
+        tracing::debug!("dominators, looked at all edges");
         tree.find_open();
         tracing::debug!(nodes = n, unsure = tree.unsure, "dominators, first round");
         for _ in 1..MAX_ROUNDS {
@@ -103,7 +105,7 @@ impl Tree {
                 tree.look_at_moved(succ, walk);
             } else {
                 tree.far = AtomicBitmap::new(n);
-                tree.look_at_all(succ, walk);
+                tree.look_at_all::<false>(succ, walk);
             }
             tree.find_open();
             tracing::debug!(moved, unsure = tree.unsure, "dominators, another round");
@@ -117,11 +119,16 @@ impl Tree {
     /// The nearest node from `from` upward that contains `v` (is it or is above it); after too many steps where they led (`Err`).
     #[inline]
     pub fn common(&self, from: u32, v: u32) -> Result<u32, u32> {
-        let v = self.places[v as usize].node();
+        self.containing(from, self.places[v as usize].node())
+    }
+
+    /// The same for a node by its number in preorder.
+    #[inline]
+    fn containing(&self, from: u32, number: u32) -> Result<u32, u32> {
         let mut node = from;
         for _ in 0..STEPS {
             let at = &self.places[node as usize];
-            if v.wrapping_sub(at.node()) <= at.below {
+            if number.wrapping_sub(at.node()) <= at.below {
                 return Ok(node);
             }
             node = at.parent;
@@ -133,6 +140,7 @@ impl Tree {
     pub fn settle(&mut self, succ: &Successors, walk: &Walk) {
         let room = std::mem::take(&mut self.from);
         let idom = semi::immediate(succ, walk, self, room);
+        tracing::debug!("dominators, semi-NCA done");
         self.places.par_iter_mut().zip(&idom).with_min_len(GRAIN).for_each(|(p, &d)| *p.top.get_mut() = d);
         self.from = idom;
         self.raise();
@@ -188,10 +196,10 @@ impl Tree {
         self.moved = moved;
     }
 
-    /// Looks at every edge: where it would raise its target to.
-    fn look_at_all(&self, succ: &Successors, walk: &Walk) {
+    /// Looks at every edge: where it would raise its target to. `FIRST`: the tree still is that of the walk.
+    fn look_at_all<const FIRST: bool>(&self, succ: &Successors, walk: &Walk) {
         succ.pieces().into_par_iter().for_each(|piece| {
-            let mut batch = Batch::new(self, walk);
+            let mut batch = Batch::<FIRST>::new(self, walk);
             succ.each(piece, &walk.node_of, |v, to| batch.push(v, to));
             batch.finish();
         });
@@ -201,7 +209,7 @@ impl Tree {
     fn look_at_moved(&self, succ: &Successors, walk: &Walk) {
         let words: Vec<usize> = (0..self.moved.words().len()).filter(|&i| self.moved.words()[i] != 0).collect();
         words.par_chunks(64).for_each(|words| {
-            let mut batch = Batch::new(self, walk);
+            let mut batch = Batch::<false>::new(self, walk);
             for w in words.iter().flat_map(|&i| 64 * i..64 * i + 64).filter(|&w| self.moved.get(w)) {
                 succ.each_of(walk.vertex[w], |to| batch.push(w as u32, to));
             }
@@ -234,15 +242,16 @@ impl Tree {
     }
 }
 
-/// Edges (source, vertex of the target) that are looked at together: what they ask of memory is fetched side by side.
-struct Batch<'a> {
+/// Edges (source, vertex of the target) that are looked at together: what they ask of memory is fetched side by side. In the
+/// tree of the walk (`FIRST`) numbers in preorder are those of the walk, so that most edges need no look at `places`.
+struct Batch<'a, const FIRST: bool> {
     tree: &'a Tree,
     walk: &'a Walk,
     edges: [(u32, u32); BATCH],
     len: usize,
 }
 
-impl<'a> Batch<'a> {
+impl<'a, const FIRST: bool> Batch<'a, FIRST> {
     fn new(tree: &'a Tree, walk: &'a Walk) -> Self {
         Batch { tree, walk, edges: [(0, 0); BATCH], len: 0 }
     }
@@ -264,11 +273,17 @@ impl<'a> Batch<'a> {
             *to = self.walk.node_of.get(*to as usize).copied().unwrap_or(0);
         }
         let mut parents = [0; BATCH];
-        for (parent, (_, y)) in parents.iter_mut().zip(edges.iter()) {
-            *parent = places.get(*y as usize).map_or(0, |at| at.parent);
+        for (parent, &(_, y)) in parents.iter_mut().zip(edges.iter()) {
+            *parent = match FIRST {
+                true => self.walk.parent.get(y as usize).copied(),
+                false => places.get(y as usize).map(|at| at.parent),
+            }
+            .unwrap_or(0);
         }
         for (&mut (v, y), &parent) in edges.iter_mut().zip(&parents).filter(|((v, _), parent)| v != *parent) {
-            let above = match self.tree.common(parent, v) {
+            let above = if FIRST { self.tree.containing(parent, v) } else { self.tree.common(parent, v) };
+            let above = match above {
+                Ok(above) if above == parent => continue,
                 Ok(above) => above,
                 Err(above) => {
                     self.tree.far.insert(y as usize);

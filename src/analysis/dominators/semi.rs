@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     base::{Bitmap, bitmap::AtomicBitmap},
-    os::memory::{atomic, large, plain},
+    os::memory::{atomic, plain},
 };
 
 /// Immediate dominators by semi-NCA, which knows those of most nodes from the tree: they stand for the semidominators of these nodes. (What is
@@ -28,6 +28,7 @@ pub fn immediate(succ: &Successors, walk: &Walk, tree: &Tree, room: Vec<u32>) ->
     semi.clear();
     semi.par_extend((0..n as u32).into_par_iter().with_min_len(GRAIN).map(|w| tree.parent(w)));
     let semi = atomic(semi);
+    tracing::debug!(asked = asked.len, "dominators, asked");
     let lists = Lists::new(&Edges { succ, walk, tree, asked: &asked, semi: &semi });
     tracing::debug!(asked = asked.len, edges = lists.pred.len(), "dominators, left to semi-NCA");
     let mut semi = plain(semi);
@@ -150,15 +151,23 @@ impl Edges<'_> {
     /// The same where the targets are few: only of edges to them the source is looked for. Answers with rank and source.
     fn of_few(&self) -> Vec<(u32, u32)> {
         let succ = self.succ;
-        let wanted = |to: u32| self.asked.bits.get(to as usize);
-        let parts = succ.pieces().into_par_iter().map(|piece| {
+        // What hangs below the root of all hangs right: something that all share and a root holds has the most edges.
+        let least = |to: u32| self.semi[self.walk.node_of[to as usize] as usize].load(Relaxed) == 0;
+        let wanted = |to: u32| self.asked.bits.get(to as usize) && !least(to);
+        let mut pieces = succ.pieces();
+        let mut first = Vec::new();
+        if let Some(roots) = pieces.next() {
+            succ.each(roots, &self.walk.node_of, |v, to| self.add(v, to, |rank, v| first.push((rank as u32, v))));
+        }
+        let parts = pieces.into_par_iter().map(|piece| {
             let mut found = Vec::new();
             succ.each_to(piece, &self.walk.node_of, wanted, |v, to| {
                 self.add(v, to, |rank, v| found.push((rank as u32, v)));
             });
             found
         });
-        parts.flatten().collect()
+        first.par_extend(parts.flatten());
+        first
     }
 
     #[inline]
@@ -224,44 +233,63 @@ impl Lists {
 
 /// Semidominators of `asking` from the edges in the lists, from the last node up.
 fn evaluate(walk: &Walk, asking: &[usize], asked: &Ranks, lists: &Lists, semi: &mut [u32]) {
-    let n = walk.vertex.len();
-    // Ancestor links that are compressed on the way.
-    let mut ancestor: Vec<u32> = large(n);
-    ancestor.extend_from_slice(&walk.parent);
-    let mut label: Vec<u32> = large(n);
-    label.extend(0..n as u32);
-    let mut path = Vec::new();
+    let mut links = Links::new(walk);
     for w in asking.iter().rev().map(|&w| w as u32) {
         let Some(rank) = asked.of(walk.vertex[w as usize]) else { continue };
         for &v in &lists.pred[lists.row[rank] as usize..lists.row[rank + 1] as usize] {
-            let u = eval(v, w + 1, &mut ancestor, &mut label, semi, &mut path);
+            let u = links.eval(v, w + 1, semi);
             let candidate = semi[u as usize];
             semi[w as usize] = candidate.min(semi[w as usize]);
         }
     }
 }
 
-/// The node of least semidominator on the linked part of the tree path above `v`, with path compression.
-fn eval(v: u32, linked: u32, ancestor: &mut [u32], label: &mut [u32], semi: &[u32], path: &mut Vec<u32>) -> u32 {
-    if ancestor[v as usize] < linked {
-        return label[v as usize];
+/// Links of the walk's tree that are compressed on the way. Both arrays begin as zero pages, of which those that are never
+/// written cost nothing: often few edges have to be evaluated.
+struct Links<'a> {
+    walk: &'a Walk,
+    /// Plus one; 0: the parent in the walk.
+    ancestor: Vec<u32>,
+    /// The node of least semidominator up to the ancestor, plus one; 0: the node itself.
+    label: Vec<u32>,
+    path: Vec<u32>,
+}
+
+impl Links<'_> {
+    fn new(walk: &Walk) -> Links<'_> {
+        let n = walk.vertex.len();
+        Links { walk, ancestor: vec![0; n], label: vec![0; n], path: Vec::new() }
     }
-    path.clear();
-    let mut u = v;
-    while ancestor[u as usize] >= linked {
-        path.push(u);
-        u = ancestor[u as usize];
+
+    #[inline]
+    fn ancestor(&self, u: u32) -> u32 {
+        self.ancestor[u as usize].checked_sub(1).unwrap_or_else(|| self.walk.parent[u as usize])
     }
-    // `u` is the topmost linked node; compress from the top down.
-    let top = ancestor[u as usize];
-    let mut best = label[u as usize];
-    while let Some(x) = path.pop() {
-        ancestor[x as usize] = top;
-        if semi[best as usize] < semi[label[x as usize] as usize] {
-            label[x as usize] = best;
-        } else {
-            best = label[x as usize];
+
+    #[inline]
+    fn label(&self, u: u32) -> u32 {
+        self.label[u as usize].checked_sub(1).unwrap_or(u)
+    }
+
+    /// The node of least semidominator on the linked part of the tree path above `v`, with path compression.
+    fn eval(&mut self, v: u32, linked: u32, semi: &[u32]) -> u32 {
+        let mut u = v;
+        let mut next = self.ancestor(u);
+        while next >= linked {
+            self.path.push(u);
+            (u, next) = (next, self.ancestor(next));
         }
+        // `u` is the topmost linked node; compress from the top down.
+        let mut best = self.label(u);
+        while let Some(x) = self.path.pop() {
+            self.ancestor[x as usize] = next + 1;
+            let own = self.label(x);
+            if semi[best as usize] < semi[own as usize] {
+                self.label[x as usize] = best + 1;
+            } else {
+                best = own;
+            }
+        }
+        self.label(v)
     }
-    label[v as usize]
 }
