@@ -76,12 +76,16 @@ impl Tree<'_> {
         if shape.depth == 0 {
             return Vec::new();
         }
-        let tasks = self.tasks(parents);
-        let parts: Vec<Rows> = tasks.into_par_iter().map(|task| self.rows_of(&task, all, shape)).collect();
-        let mut parts = parts.into_iter();
-        let mut rows = parts.next().unwrap_or_default();
-        for part in parts {
-            part.list.into_iter().for_each(|row| rows.join(row));
+        let mut rows = Rows::default();
+        let mut open: Vec<(Node, bool)> = parents.iter().map(|&p| (p, !shape.internals && self.is_map(p))).collect();
+        while !open.is_empty() {
+            let tasks = self.tasks(&open);
+            let parts: Vec<(Rows, Vec<Node>)> = tasks.into_par_iter().map(|task| self.rows_of(&task, all)).collect();
+            open.clear();
+            for (part, inside) in parts {
+                part.list.into_iter().for_each(|row| rows.join(row));
+                open.extend(inside.into_iter().map(|n| (n, true)));
+            }
         }
         let mut rows = rows.list;
         rows.retain(|r| r.retained >= shape.min_bytes);
@@ -97,16 +101,17 @@ impl Tree<'_> {
             .collect()
     }
 
-    /// Parents, each with a part of the nodes it dominates, in lists of about as many nodes.
-    fn tasks(&self, parents: &[Node]) -> Vec<Vec<(Node, Range<u32>)>> {
+    /// Parents, each with a part of the nodes it dominates, in lists of about as many nodes. `open`: nodes, and whether they are
+    /// parts of a map, into which one looks.
+    fn tasks(&self, open: &[(Node, bool)]) -> Vec<Vec<Part>> {
         const NODES: u32 = 1 << 16;
         let mut tasks = vec![Vec::new()];
         let mut room = NODES;
-        for &p in parents {
-            let (mut at, below) = (0, self.dom.below(p));
+        for &(node, in_map) in open {
+            let (mut at, below) = (0, self.dom.below(node));
             while at < below {
                 let to = below.min(at.saturating_add(room));
-                tasks.last_mut().expect("one at least").push((p, at..to));
+                tasks.last_mut().expect("one at least").push(Part { node, in_map, below: at..to });
                 room -= to - at;
                 at = to;
                 if room == 0 {
@@ -118,26 +123,20 @@ impl Tree<'_> {
         tasks
     }
 
-    fn rows_of(&self, task: &[(Node, Range<u32>)], all: u64, shape: Shape) -> Rows {
+    /// The rows of a task, and the parts of maps to look into next.
+    fn rows_of(&self, task: &[Part], all: u64) -> (Rows, Vec<Node>) {
         let mut rows = Rows::default();
         let mut inside = Vec::new();
-        for (p, part) in task {
-            let mut in_map = !shape.internals && self.is_map(*p);
-            let mut open = (*p, part.clone());
-            loop {
-                for child in self.dom.children_from(open.0, open.1) {
-                    match in_map && self.inside_map(child) {
-                        true => inside.push(child),
-                        // Equal things are told apart only where one of them is heavy by itself.
-                        false => rows.add(self.dom, self.group(child, all), child),
-                    }
+        for part in task {
+            for child in self.dom.children_from(part.node, part.below.clone()) {
+                match part.in_map && self.inside_map(child) {
+                    true => inside.push(child),
+                    // Equal things are told apart only where one of them is heavy by itself.
+                    false => rows.add(self.dom, self.group(child, all), child),
                 }
-                let Some(next) = inside.pop() else { break };
-                in_map = true;
-                open = (next, 0..u32::MAX);
             }
         }
-        rows
+        (rows, inside)
     }
 
     /// The variable that holds these objects, if it is one of a goroutine that nothing but the goroutine stands above, and
@@ -195,6 +194,14 @@ impl Tree<'_> {
             children: Vec::new(),
         }
     }
+}
+
+/// Some of the nodes that `node` dominates.
+struct Part {
+    node: Node,
+    /// Parts of a map among its children are looked into.
+    in_map: bool,
+    below: Range<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -63,6 +63,10 @@ fn follow(graph: &Graph, seen: &AtomicBitmap, mut stack: Vec<(u32, u32)>, rest: 
         if end < to {
             stack.push((end, to));
         }
+        // What is looked at next of those that are new.
+        for t in graph.target.range(from as usize..end as usize).filter(|t| !seen.get(t.index())) {
+            graph.rows.fetch(t.index());
+        }
         // Objects of one word of bits are marked together: what follows one another in memory is often so in an array.
         let (mut word, mut bits) = (0, 0);
         for t in graph.target.range(from as usize..end as usize) {
@@ -92,6 +96,7 @@ fn mark(graph: &Graph, seen: &AtomicBitmap, word: usize, bits: u64, stack: &mut 
         let first = 64 * word + from as usize;
         let edges = graph.edges_of(first..first + n as usize);
         if !edges.is_empty() {
+            graph.target.fetch(edges.start);
             stack.push((edges.start as u32, edges.end as u32));
         }
         fresh &= u64::MAX.checked_shl(from + n).unwrap_or(0);

@@ -122,6 +122,12 @@ impl Rows {
         }
     }
 
+    /// The object's edges will be asked for soon.
+    #[inline]
+    pub fn fetch(&self, object: usize) {
+        memory::fetch(&self.groups, object / GROUP);
+    }
+
     /// Edges of an object; none for one beyond the last.
     #[inline]
     pub fn edges(&self, object: usize) -> Range<usize> {

@@ -87,6 +87,16 @@ impl Targets {
         }
     }
 
+    /// The edge will be asked for soon.
+    #[inline]
+    pub fn fetch(&self, edge: usize) {
+        if self.few {
+            memory::fetch(&self.narrow, 3 * edge);
+        } else {
+            memory::fetch(&self.wide, edge);
+        }
+    }
+
     /// Panics beyond the last edge.
     pub fn set(&mut self, edge: usize, id: ObjectId) {
         if self.few {

@@ -3,7 +3,11 @@
 use std::ops::Range;
 
 use super::{HolderTree, NONE};
-use crate::{base::ObjectId, graph::Graph, os::memory::large};
+use crate::{
+    base::ObjectId,
+    graph::Graph,
+    os::memory::{fetch, large},
+};
 
 /// Successors of every vertex: the super root's holders, holders' holders and roots, objects' edges.
 pub struct Successors<'g> {
@@ -62,6 +66,27 @@ impl<'g> Successors<'g> {
     #[inline(always)]
     fn at(&self, vertex: u32, i: u32) -> u32 {
         if vertex < self.base { self.target[i as usize] } else { self.base + self.graph.target.get(i as usize).0 }
+    }
+
+    /// Has at hand what is looked at when the successors of `vertex` from place `i` on are visited, if they lie anywhere.
+    #[inline(always)]
+    fn fetch(&self, vertex: u32, i: u32, end: u32, node_of: &[u32]) {
+        const FAR: u32 = 12;
+        const NEAR: u32 = 6;
+        /// Ids that far apart are neighbours: the processor sees that by itself.
+        const NEXT: usize = 256;
+        if end - i <= FAR || vertex < self.base {
+            return;
+        }
+        let graph = self.graph;
+        let far = graph.target.get((i + FAR) as usize).index();
+        if far.abs_diff(graph.target.get(i as usize).index()) < NEXT {
+            return;
+        }
+        fetch(node_of, self.base as usize + far);
+        graph.rows.fetch(far);
+        let near = graph.target.get((i + NEAR) as usize).index();
+        graph.target.fetch(graph.rows.start(near) as usize);
     }
 
     /// Calls `f` with the target of each edge of a vertex.
@@ -147,6 +172,7 @@ impl Walk {
         loop {
             while i < end {
                 let w = succ.at(v, i);
+                succ.fetch(v, i, end, &node_of);
                 i += 1;
                 let Some(slot) = node_of.get_mut(w as usize).filter(|slot| **slot == NONE) else { continue };
                 let own = vertex.len() as u32;

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     base::ObjectId,
     graph::words::PACK,
+    os::memory::fetch,
     runtime::types::{Kind, PtrTo, TypeId},
 };
 
@@ -101,8 +102,26 @@ impl Engine<'_> {
             at = part.end;
             match words.packed(part.start / PACK) {
                 Some(packed) => self.pass_packed(memory, i, packed, part, out),
-                None => part.clone().zip(words.iter(part)).for_each(|(edge, w)| self.step(memory, i, edge, w, out)),
+                None => {
+                    self.fetch(part.clone());
+                    part.clone().zip(words.iter(part)).for_each(|(edge, w)| self.step(memory, i, edge, w, out));
+                }
             }
+        }
+    }
+
+    /// Has at hand what is looked at first of the objects behind `edges`, where they lie anywhere.
+    #[inline]
+    fn fetch(&self, edges: Range<usize>) {
+        /// Ids that far apart are neighbours: the processor sees that by itself.
+        const NEXT: usize = 64;
+        let mut last = usize::MAX;
+        for target in self.input.graph.target.range(edges).map(ObjectId::index) {
+            if target.abs_diff(last) > NEXT {
+                fetch(&self.best, target);
+                self.input.graph.rows.fetch(target);
+            }
+            last = target;
         }
     }
 
@@ -122,8 +141,16 @@ impl Engine<'_> {
         for edge in edges.clone() {
             let k = edge % PACK;
             let settled = holder.few[usize::from(word(k))];
-            if settled != NOTHING && (self.number_at(edge) != settled || inside >> k & 1 == 1) {
+            if settled == NOTHING {
+                continue;
+            }
+            let target = self.input.graph.target.get(edge).index();
+            let number = self.best.get(target).map_or(0, |b| b.load(Ordering::Acquire));
+            if number != settled || inside >> k & 1 == 1 {
                 slow |= 1 << k;
+                if number == 0 {
+                    self.input.graph.rows.fetch(target);
+                }
             }
         }
         while slow != 0 {
@@ -142,8 +169,12 @@ impl Engine<'_> {
         edges: Range<usize>,
         out: &mut Vec<(ObjectId, Level)>,
     ) {
-        let mut at = edges.start;
+        let (mut at, mut fetched) = (edges.start, edges.start);
         while at < edges.end {
+            if at >= fetched {
+                fetched = edges.end.min(at + PACK);
+                self.fetch(at..fetched);
+            }
             let n = self.first_of_neighbours(memory, i, to, at..edges.end, out).unwrap_or(0);
             if n == 0 {
                 self.column(memory, i, 0, at, out);
@@ -194,12 +225,6 @@ impl Engine<'_> {
             }
         }
         Some(n)
-    }
-
-    /// Number of the evidence of the object to which `edge` leads.
-    #[inline]
-    fn number_at(&self, edge: usize) -> u32 {
-        self.best.get(self.input.graph.target.get(edge).index()).map_or(0, |b| b.load(Ordering::Acquire))
     }
 
     /// One edge of holder `i` of `memory`, from its word `word`.
