@@ -63,9 +63,13 @@ fn follow(graph: &Graph, seen: &AtomicBitmap, mut stack: Vec<(u32, u32)>, rest: 
         if end < to {
             stack.push((end, to));
         }
-        // What is looked at next of those that are new.
-        for t in graph.target.range(from as usize..end as usize).filter(|t| !seen.get(t.index())) {
-            graph.rows.fetch(t.index());
+        // What is looked at next of those that are new and lie anywhere.
+        let mut last = 0;
+        for t in graph.target.range(from as usize..end as usize).map(ObjectId::index) {
+            if t / 64 != last && !seen.get(t) {
+                graph.rows.fetch(t);
+            }
+            last = t / 64;
         }
         // Objects of one word of bits are marked together: what follows one another in memory is often so in an array.
         let (mut word, mut bits) = (0, 0);

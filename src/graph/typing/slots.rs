@@ -1,5 +1,7 @@
 //! From an object id to its slot, fast: spans are found through a table over blocks of ids.
 
+use std::collections::HashMap;
+
 use crate::{
     base::ObjectId,
     runtime::heap::{Heap, Span},
@@ -11,7 +13,7 @@ const BLOCK: u32 = 32;
 const MAX_WITHOUT_HEADER: u64 = 512;
 
 /// What matters of one slot.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Slot {
     /// Bytes of the slot; of a large object: of its pages.
     pub size: u64,
@@ -31,10 +33,13 @@ impl Slot {
     }
 }
 
-/// All slots of a heap.
+/// All slots of a heap. What is asked for most lies close together: a span takes 8 bytes.
 pub struct Slots {
-    /// (first id, slot), by id.
-    spans: Vec<(u32, Slot)>,
+    /// First id of each span, ascending.
+    firsts: Vec<u32>,
+    /// What the slots of each span are like: which of `kinds`.
+    kind_of: Vec<u32>,
+    kinds: Vec<Slot>,
     /// Index of the span that holds the first id of each block.
     blocks: Vec<u32>,
     /// Ids in all.
@@ -43,35 +48,49 @@ pub struct Slots {
 
 impl Slots {
     pub fn new(heap: &Heap, malloc_headers: bool) -> Slots {
-        let spans: Vec<_> = heap.spans.iter().map(|s| (s.first.0, slot(s, malloc_headers))).collect();
+        let firsts: Vec<u32> = heap.spans.iter().map(|s| s.first.0).collect();
+        let mut kinds: Vec<Slot> = Vec::new();
+        let mut known: HashMap<Slot, u32> = HashMap::new();
+        let mut number = |s: &Span| {
+            let slot = slot(s, malloc_headers);
+            *known.entry(slot).or_insert_with(|| {
+                kinds.push(slot);
+                kinds.len() as u32 - 1
+            })
+        };
+        let kind_of = heap.spans.iter().map(&mut number).collect();
         let mut blocks = Vec::with_capacity(heap.slots as usize / BLOCK as usize + 1);
         let mut at = 0;
         for first in (0..heap.slots).step_by(BLOCK as usize) {
-            while spans.get(at + 1).is_some_and(|s| s.0 <= first) {
+            while firsts.get(at + 1).is_some_and(|&f| f <= first) {
                 at += 1;
             }
             blocks.push(at as u32);
         }
-        Slots { spans, blocks, end: heap.slots }
+        Slots { firsts, kind_of, kinds, blocks, end: heap.slots }
     }
 
     /// `None` for ids beyond the heap.
     #[inline]
     pub fn get(&self, id: ObjectId) -> Option<&Slot> {
-        self.spans.get(self.index(id)?).map(|s| &s.1)
+        self.kind(self.index(id)?)
     }
 
     /// The slots of the span that holds `id`: the first id, the end of ids, and what they are like.
     pub fn span(&self, id: ObjectId) -> Option<(u32, u32, &Slot)> {
         let at = self.index(id)?;
-        let (first, slot) = self.spans.get(at)?;
-        Some((*first, self.spans.get(at + 1).map_or(self.end, |s| s.0), slot))
+        Some((*self.firsts.get(at)?, self.firsts.get(at + 1).copied().unwrap_or(self.end), self.kind(at)?))
+    }
+
+    #[inline]
+    fn kind(&self, span: usize) -> Option<&Slot> {
+        self.kinds.get(*self.kind_of.get(span)? as usize)
     }
 
     #[inline]
     fn index(&self, id: ObjectId) -> Option<usize> {
         let mut at = *self.blocks.get((id.0 / BLOCK) as usize)? as usize;
-        while self.spans.get(at + 1).is_some_and(|s| s.0 <= id.0) {
+        while self.firsts.get(at + 1).is_some_and(|&f| f <= id.0) {
             at += 1;
         }
         Some(at)
