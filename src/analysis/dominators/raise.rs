@@ -222,7 +222,7 @@ impl Tree {
         let n = self.places.len();
         let from = &mut self.from;
         from.clear();
-        from.extend(0..n as u32);
+        from.par_extend((0..n as u32).into_par_iter().with_min_len(GRAIN));
         let mut open = Bitmap::new(n);
         for w in (1..n).rev() {
             let at = &mut self.places[w];

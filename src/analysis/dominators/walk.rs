@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use super::{HolderTree, NONE};
+use rayon::prelude::*;
+
+use super::{GRAIN, HolderTree, NONE};
 use crate::{
     base::ObjectId,
     graph::Graph,
@@ -157,13 +159,25 @@ pub struct Walk {
 
 impl Walk {
     pub fn new(succ: &Successors, total: usize) -> Walk {
-        let mut node_of = large(total);
-        node_of.resize(total, NONE);
+        // Written on all cores first: the walk runs on one, and the kernel takes long over fresh memory.
+        let filled = |n: usize, value: u32| {
+            let mut out: Vec<u32> = large(n);
+            out.par_extend(rayon::iter::repeat_n(value, n).with_min_len(GRAIN));
+            out
+        };
+        let mut node_of = filled(total, NONE);
         let reached = (succ.graph.reachable.count_ones() + succ.base as usize).min(total);
-        let (mut vertex, mut parent) = (large(reached), large(reached));
-        vertex.push(0);
-        parent.push(0);
+        let (mut vertex, mut parent) = (filled(reached, 0), filled(reached, 0));
+        let mut put = |node: usize, v: u32, from: u32| match vertex.get_mut(node).zip(parent.get_mut(node)) {
+            Some((to_vertex, to_parent)) => (*to_vertex, *to_parent) = (v, from),
+            None => {
+                vertex.push(v);
+                parent.push(from);
+            }
+        };
+        put(0, 0, 0);
         node_of[0] = 0;
+        let mut nodes = 1;
         // Of nodes with successors still to visit: vertex, node, and where they stand. One that has none left need not be
         // come back to, so that a long list takes no room here.
         let mut stack: Vec<(u32, u32, u32, u32)> = Vec::new();
@@ -175,10 +189,10 @@ impl Walk {
                 succ.fetch(v, i, end, &node_of);
                 i += 1;
                 let Some(slot) = node_of.get_mut(w as usize).filter(|slot| **slot == NONE) else { continue };
-                let own = vertex.len() as u32;
+                let own = nodes as u32;
                 *slot = own;
-                vertex.push(w);
-                parent.push(node);
+                put(nodes, w, node);
+                nodes += 1;
                 let next = succ.range(w);
                 if !next.is_empty() {
                     if i < end {
@@ -190,6 +204,8 @@ impl Walk {
             let Some(top) = stack.pop() else { break };
             (v, node, i, end) = top;
         }
+        vertex.truncate(nodes);
+        parent.truncate(nodes);
         Walk { vertex, parent, node_of }
     }
 }
