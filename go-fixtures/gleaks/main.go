@@ -117,8 +117,9 @@ func missingDone(healthy bool) int {
 
 func timeoutWithoutDrain(healthy bool) int {
 	result := make(chan error)
+	given := make(chan struct{})
 	go func() {
-		time.Sleep(5 * time.Millisecond)
+		<-given // up: however slow the machine is, the result comes too late
 		id := enter(healthy, "timeout-without-drain", fixture.Send)
 		result <- errors.New("too late")
 		leave(id)
@@ -127,6 +128,7 @@ func timeoutWithoutDrain(healthy bool) int {
 	case <-result:
 	case <-time.After(time.Millisecond):
 	}
+	close(given)
 	onRelease(healthy, func() { <-result })
 	return 1
 }
