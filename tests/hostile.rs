@@ -308,6 +308,59 @@ fn deferred_calls_in_a_circle() {
     }
 }
 
+/// Channels whose timer is no timer, and (up to Go 1.22) heaps of timers without an end, nowhere, and with garbage in them. When
+/// it would fire is not told then, that it waits is.
+#[test]
+fn timers_of_garbage() {
+    const NOWHERE: u64 = 0xdead_beef_0000;
+    for release in RELEASES {
+        let Some(s) = Scene::new(release, "goroutines", &["all"]) else { continue };
+        let (g, wait) = s.planted("timer");
+        // Whether it is told when the timer fires; `None` where not even the goroutine is.
+        let fires = |core: &Path| {
+            let core = core.to_str().expect("text");
+            let out = gosleuth(&["goroutines", core, "--waits", "--limit", "0", "--json"]);
+            let a: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+            let each = a["result"]["each"].as_array().expect("goroutines").clone();
+            each.iter().find(|e| e["goid"] == g.goid.0).map(|e| !e["timer"].is_null())
+        };
+        let broken = |name: &str, patches: &[Patch], said: &str| {
+            answers(&s, name, patches, "locks", said);
+            fires(&s.broken(name, patches))
+        };
+        assert_eq!(fires(&s.core), Some(true), "{}", s.what);
+        let rt = &s.view.rt;
+        if rt.layout.has(Field::HchanTimer) {
+            let timer = s.member(wait.cases[0].chan, Field::HchanTimer);
+            for (name, to) in [("timer-nowhere", NOWHERE), ("timer-at-the-top", u64::MAX - 7)] {
+                assert_eq!(broken(name, &[word(timer, to)], ""), Some(false), "{} {name}", s.what);
+            }
+            // Whatever is read there.
+            assert!(broken("timer-itself", &[word(timer, wait.cases[0].chan.0)], "").is_some(), "{}", s.what);
+            continue;
+        }
+        let allp = rt.globals.get(Global::Allp).expect("found");
+        let ps: Vec<Addr> = (0..rt.target.read_u64(allp.offset(8)).expect("a length"))
+            .map(|i| s.pointer(s.pointer(allp).offset(8 * i)))
+            .collect();
+        let lists: Vec<Addr> = ps.iter().map(|&p| s.member(p, Field::PTimers)).collect();
+        let all = |offset: u64, value| -> Vec<Patch> { lists.iter().map(|l| word(l.offset(offset), value)).collect() };
+        let entries = lists.iter().filter(|&&l| rt.target.read_u64(l.offset(8)).is_ok_and(|n| n > 0));
+        let garbage: Vec<Patch> = entries.map(|&l| word(s.pointer(l), NOWHERE)).collect();
+        for (name, patches, said) in [
+            ("timers-without-end", all(8, u64::MAX), "timers unreadable"),
+            ("timers-nowhere", all(0, NOWHERE), "timers unreadable"),
+            ("timers-of-garbage", garbage, "timer unreadable"),
+        ] {
+            let fires = broken(name, &patches, said);
+            assert!(fires.is_some(), "{} {name}", s.what);
+            if said == "timers unreadable" {
+                assert_eq!(fires, Some(false), "{} {name}", s.what);
+            }
+        }
+    }
+}
+
 /// Nothing is proven from a heap of which a root is missing: a stack that holds the only way to a channel is broken.
 #[test]
 fn what_a_broken_stack_hides_is_not_proven() {

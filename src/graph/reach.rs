@@ -63,29 +63,23 @@ fn follow(graph: &Graph, seen: &AtomicBitmap, mut stack: Vec<(u32, u32)>, rest: 
         if end < to {
             stack.push((end, to));
         }
-        // What is looked at next of those that are new and lie anywhere.
-        let mut last = 0;
+        // Objects of one word of bits are marked together: what follows one another in memory is often so in an array. All
+        // words are found first, so that what is looked at next comes from memory side by side.
+        let (mut words, mut n) = ([(0, 0); STEP as usize], 0);
         for t in graph.target.range(from as usize..end as usize).map(ObjectId::index) {
-            if t / 64 != last && !seen.get(t) {
+            let (at, bit) = (t / 64, 1 << (t % 64));
+            if n > 0 && words[n - 1].0 == at {
+                words[n - 1].1 |= bit;
+                continue;
+            }
+            // Most objects have been seen when the last pointer to them is looked at.
+            if !seen.get(t) {
                 graph.rows.fetch(t);
+                words[n] = (at, bit);
+                n += 1;
             }
-            last = t / 64;
         }
-        // Objects of one word of bits are marked together: what follows one another in memory is often so in an array.
-        let (mut word, mut bits) = (0, 0);
-        for t in graph.target.range(from as usize..end as usize) {
-            let (at, bit) = (t.index() / 64, 1 << (t.index() % 64));
-            if at != word {
-                // Most objects have been seen when the last pointer to them is looked at.
-                if seen.get(t.index()) {
-                    continue;
-                }
-                mark(graph, seen, word, bits, &mut stack);
-                (word, bits) = (at, 0);
-            }
-            bits |= bit;
-        }
-        mark(graph, seen, word, bits, &mut stack);
+        words[..n].iter().for_each(|&(word, bits)| mark(graph, seen, word, bits, &mut stack));
     }
 }
 

@@ -88,7 +88,10 @@ fn of_heaps(rt: &Runtime, channels: &[Addr]) -> HashMap<Addr, Due> {
     let Some(allp) = rt.globals.get(Global::Allp).filter(|_| !wanted.is_empty()) else { return out };
     let slice = |at: Addr| Some((rt.target.read_ptr(at).ok()?, rt.target.read_u64(at.offset(8)).ok()?));
     let pointers = |(at, n): (Addr, u64), most: u64| -> Vec<Addr> {
-        let raw = rt.target.read_vec(at, n.min(most) * 8, most * 8).unwrap_or_default();
+        let raw = rt.target.read_vec(at, n.min(most) * 8, most * 8).unwrap_or_else(|e| {
+            rt.diag.note("timers unreadable", e);
+            Vec::new()
+        });
         raw.chunks_exact(8).filter_map(|c| bytes::u64_at(c, 0)).filter(|&a| a != 0).map(Addr).collect()
     };
     let mut left = MAX_TIMERS as u64;
