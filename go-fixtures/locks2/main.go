@@ -153,7 +153,8 @@ func main() {
 			// were born. No further command is answered.
 			"born": func(string) string {
 				go func() {
-					for i := 0; i < 8; i++ {
+					// Some may run when the scheduler takes the processor in between: then others follow.
+					for started := int32(0); started-ran.Load() < 8; started++ {
 						go newborn()
 					}
 					for {
@@ -166,7 +167,11 @@ func main() {
 	})
 }
 
-var born int
+var (
+	born int
+	// Those of newborn that ran.
+	ran atomic.Int32
+)
 
 // newborn has variables on its stack that pointers lead to.
 //
@@ -177,6 +182,7 @@ func newborn() {
 		list[i] = &born
 	}
 	use(&list)
+	ran.Add(1)
 }
 
 //go:noinline
